@@ -1,0 +1,49 @@
+"""Chooses the CPU plan of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from gpuq.cpu.conv2d import Conv2dPlan, FullyConnectedPlan
+from gpuq.cpu.depthwise_conv2d import DepthwiseConv2dPlan, one_channel_as_conv2d
+from gpuq.cpu.reference import ReferencePlan
+from gpuq.cpu.table import BinaryTablePlan, UnaryTablePlan
+from gpuq.numerics import Rule
+from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.conv2d import Conv2dSpec
+from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
+from gpuq.ops.fully_connected import FullyConnectedSpec
+from gpuq.ops.logistic import LogisticSpec
+from gpuq.ops.quantize import QuantizeSpec
+from gpuq.ops.relu import ReluSpec
+from gpuq.ops.spec import Spec
+from gpuq.plan import Plan
+
+
+def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -> Plan:
+    """The plan of one layer.
+
+    Args:
+        constants: one entry per operand in the file's order; None where the operand is an activation, or is left
+            out (a missing bias).
+    """
+    if isinstance(spec, Conv2dSpec | DepthwiseConv2dSpec | FullyConnectedSpec):
+        weights, bias = constants[1], constants[2] if len(constants) > 2 else None
+        if weights is None:
+            raise spec.fail("weights must be constant")
+        if isinstance(spec, Conv2dSpec):
+            return Conv2dPlan(spec, rule, weights, bias)
+        if isinstance(spec, FullyConnectedSpec):
+            return FullyConnectedPlan(spec, rule, weights, bias)
+        if spec.in_c == 1:
+            # One input channel: every output channel sees the same image, which is a dense convolution.
+            return Conv2dPlan(one_channel_as_conv2d(spec), rule, weights.transpose(3, 1, 2, 0), bias)
+        return DepthwiseConv2dPlan(spec, rule, weights, bias)
+    if isinstance(spec, BinarySpec):
+        return BinaryTablePlan(spec, rule, *constants)
+    if isinstance(spec, LogisticSpec | ReluSpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is not None):
+        return UnaryTablePlan(spec, rule)
+    return ReferencePlan(spec, rule, constants)

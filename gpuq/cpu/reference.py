@@ -1,0 +1,38 @@
+"""The plan of operators whose reference() is fast enough as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.numerics import Rule
+from gpuq.ops.registry import reference
+from gpuq.ops.spec import Spec
+
+
+class ReferencePlan:
+    """Calls reference(); constant operands are one run that broadcasts over all."""
+
+    def __init__(self, spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -> None:
+        self.spec = spec
+        self.name = f"{spec.op.lower()}_reference"
+        self._rule = rule
+        self._constants = [None if constant is None else constant[None] for constant in constants]
+        self.constant_bytes = sum(constant.nbytes for constant in self._constants if constant is not None)
+
+    def workspace_bytes(self, runs: int) -> int:
+        return 0
+
+    def launch(
+        self,
+        inputs: Sequence[npt.NDArray[Any]],
+        outputs: Sequence[npt.NDArray[Any]],
+        workspace: npt.NDArray[np.uint8],
+        stream: object = None,
+    ) -> None:
+        activations = iter(inputs)
+        operands = [next(activations) if constant is None else constant for constant in self._constants]
+        outputs[0][...] = reference(self.spec, self._rule, *operands).reshape(outputs[0].shape)

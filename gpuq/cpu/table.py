@@ -1,0 +1,80 @@
+"""Elementwise operators on 8-bit codes as tables: every possible result is computed once, by reference().
+
+One input has 256 codes, two have 65,536 pairs; looking up is exact by construction, for every rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.numerics import Rule
+from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.registry import reference
+from gpuq.ops.spec import Spec
+
+
+def all_codes(dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """All 256 codes in the order of their unsigned bytes."""
+    return np.arange(256, dtype=np.uint8).view(dtype)
+
+
+class UnaryTablePlan:
+    """y = table[x]."""
+
+    def __init__(self, spec: Spec, rule: Rule) -> None:
+        self.spec = spec
+        self.name = f"{spec.op.lower()}_table"
+        # The reference takes arrays of any shape; 256 elements are 256 runs of a scalar.
+        self._table = np.ascontiguousarray(reference(spec, rule, all_codes(spec.activation_dtype)))
+        self.constant_bytes = self._table.nbytes
+
+    def workspace_bytes(self, runs: int) -> int:
+        return 0
+
+    def launch(
+        self,
+        inputs: Sequence[npt.NDArray[Any]],
+        outputs: Sequence[npt.NDArray[Any]],
+        workspace: npt.NDArray[np.uint8],
+        stream: object = None,
+    ) -> None:
+        np.take(self._table, inputs[0].view(np.uint8), out=outputs[0], mode="wrap")
+
+
+class BinaryTablePlan:
+    """y = table[a, b], with broadcasting and constant operands."""
+
+    def __init__(self, spec: BinarySpec, rule: Rule, a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> None:
+        self.spec = spec
+        self.name = f"{spec.op.lower()}_table"
+        codes = all_codes(spec.activation_dtype)
+        pairs = replace(spec, a_shape=(256, 1), b_shape=(1, 256))
+        self._table = np.ascontiguousarray(reference(pairs, rule, codes, codes).reshape(-1))
+        self._constants = (a, b)
+        self.constant_bytes = self._table.nbytes
+
+    def workspace_bytes(self, runs: int) -> int:
+        return 0
+
+    def launch(
+        self,
+        inputs: Sequence[npt.NDArray[Any]],
+        outputs: Sequence[npt.NDArray[Any]],
+        workspace: npt.NDArray[np.uint8],
+        stream: object = None,
+    ) -> None:
+        activations = iter(inputs)
+        a, b = (next(activations) if constant is None else constant for constant in self._constants)
+        spec: Any = self.spec
+        a, b = spec.aligned(a.view(np.uint8), b.view(np.uint8))
+        out = outputs[0]
+        # One run at a time keeps the 16-bit indices in the cache.
+        for run in range(out.shape[0]):
+            index = a[run if a.shape[0] > 1 else 0].astype(np.uint16) << 8
+            pair = index + b[run if b.shape[0] > 1 else 0]
+            np.take(self._table, pair.reshape(out.shape[1:]), out=out[run], mode="wrap")

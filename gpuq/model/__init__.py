@@ -1,0 +1,1 @@
+"""Whole networks: bytes -> Graph (tflite_reader) -> Program (planner) -> results (executor)."""

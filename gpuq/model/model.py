@@ -1,0 +1,276 @@
+"""A loaded network as users see it: call it, look at its tensors, ask for its inputs and outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq import quant
+from gpuq.devices import Device, resolve_device
+from gpuq.errors import InputTypeError, InputValueError, ModelError
+from gpuq.model.executor import Executor, Workspace
+from gpuq.model.graph import Graph, Signature, Tensor
+from gpuq.model.planner import Program, plan_program
+from gpuq.model.tflite_reader import Limits, read
+from gpuq.ops.spec import shape_text
+
+Array = npt.NDArray[Any]
+
+
+def load(
+    model: str | os.PathLike[str] | bytes,
+    *,
+    device: str = "auto",
+    numerics: str = "litert_ref",
+    limits: Limits = Limits(),
+) -> Model:
+    """Loads a .tflite, ready to run.
+
+    Args:
+        model: a path, or the file's bytes.
+        device: "auto" (a GPU if there is one to use, else the CPU), "cpu", "cuda" or "cuda:N".
+        numerics: the runtime whose bits to give: "litert_ref" (LiteRT's reference kernels) or "tflm"
+            (TFLite Micro).
+        limits: the largest model to accept.
+
+    Raises:
+        FileNotFoundError, OSError: the path cannot be read.
+        ModelError: a malformed, unsupported or too large model.
+        DeviceNotAvailable: a GPU was asked for and there is none to use.
+        InputValueError: an unknown device or profile.
+
+    >>> import gpuq
+    >>> gpuq.load("model.tflite")(np.zeros((8, 224, 224, 3), np.uint8)).shape  # doctest: +SKIP
+    (8, 1001)
+    """
+    if isinstance(model, bytes | bytearray | memoryview):
+        content, name = bytes(model), "model"
+    else:
+        path = Path(model)
+        content, name = path.read_bytes(), path.name
+    chosen = resolve_device(device)
+    try:
+        graph = read(content, limits)
+        return Model(plan_program(graph, chosen, numerics))
+    except ModelError as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+class Model:
+    """A network, loaded and planned. Immutable: any number of threads may call it.
+
+    ``model(x)`` takes and gives NumPy arrays. Batch N means N independent runs: an input whose file says
+    (1, 224, 224, 3) takes (N, 224, 224, 3), and outputs are joined along their first dimension.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._executor = Executor(program)
+
+    @property
+    def graph(self) -> Graph:
+        """The network as read from the file."""
+        return self._program.graph
+
+    @property
+    def program(self) -> Program:
+        """The planned steps; print it."""
+        return self._program
+
+    @property
+    def device(self) -> Device:
+        return self._program.device
+
+    @property
+    def numerics(self) -> str:
+        """The profile whose bits this model gives."""
+        return self._program.profile
+
+    def __call__(self, *inputs: Array, quantize: bool = False, **named: Array) -> Any:
+        """Runs the network from zero state.
+
+        Args:
+            inputs: one array per input in the file's order, each (N * first dimension, ...) in the input's dtype.
+            named: inputs by tensor name, instead of or after positional ones.
+            quantize: take floating-point arrays for quantized inputs, and quantize them with the input's own scale.
+
+        Returns:
+            The output; a tuple where there are several.
+
+        Raises:
+            InputTypeError: a wrong dtype, a missing, doubled or unknown input.
+            InputValueError: a wrong shape, batches that differ, NaN in a float input.
+        """
+        prepared, runs = self._prepare(inputs, named, quantize)
+        return _unpacked(self._executor.run(prepared, runs))
+
+    def tensors(self, *inputs: Array, quantize: bool = False, **named: Array) -> dict[int, Array]:
+        """Every tensor that an operator computes, by its number in the file; arguments as for calling the model.
+
+        Looking changes nothing: the same steps run as in a plain call.
+        """
+        prepared, runs = self._prepare(inputs, named, quantize)
+        return self._executor.walk(prepared, runs)
+
+    def session(self, batch: int = 1) -> Session:
+        """A caller of its own state: variables last from call to call, as in an interpreter."""
+        if batch < 1:
+            raise InputValueError(f"session: batch {batch} must be at least 1")
+        return Session(self, batch)
+
+    def get_input_details(self) -> list[dict[str, Any]]:
+        """One dict per input, with the keys of LiteRT's Interpreter.get_input_details()."""
+        return [_details(self.graph.tensors[index]) for index in self.graph.inputs]
+
+    def get_output_details(self) -> list[dict[str, Any]]:
+        """One dict per output, with the keys of LiteRT's Interpreter.get_output_details()."""
+        return [_details(self.graph.tensors[index]) for index in self.graph.outputs]
+
+    def get_signature_list(self) -> dict[str, dict[str, list[str]]]:
+        """{key: {"inputs": names, "outputs": names}}, as LiteRT's Interpreter gives it."""
+        return {
+            signature.key: {
+                "inputs": [name for name, _ in signature.inputs],
+                "outputs": [name for name, _ in signature.outputs],
+            }
+            for signature in self.graph.signatures
+        }
+
+    def get_signature_runner(self, signature_key: str | None = None) -> SignatureRunner:
+        """A function of named inputs that gives a dict of named outputs; the key may be left out if there is one."""
+        signatures = {signature.key: signature for signature in self.graph.signatures}
+        if signature_key is None:
+            if len(signatures) != 1:
+                raise InputValueError(f"the model has {len(signatures)} signatures {list(signatures)}; name one")
+            signature_key = next(iter(signatures))
+        if signature_key not in signatures:
+            raise InputValueError(f"signature {signature_key!r} must be one of {list(signatures)}")
+        return SignatureRunner(self, signatures[signature_key])
+
+    def _prepare(
+        self, inputs: tuple[Array, ...], named: Mapping[str, Array], quantize: bool
+    ) -> tuple[dict[int, Array], int]:
+        """Checked inputs by tensor number, and the number of runs."""
+        wanted = [self.graph.tensors[index] for index in self.graph.inputs]
+        names = {tensor.name: tensor.index for tensor in wanted}
+        if len(inputs) > len(wanted):
+            raise InputTypeError(f"{len(inputs)} inputs given; the model takes {len(wanted)}")
+        given = {tensor.index: value for tensor, value in zip(wanted, inputs, strict=False)}
+        for name, value in named.items():
+            if name not in names:
+                raise InputTypeError(f"no input is named {name!r}; there are {list(names)}")
+            if names[name] in given:
+                raise InputTypeError(f"input {name!r} is given twice")
+            given[names[name]] = value
+        return self._checked(given, quantize)
+
+    def _checked(self, given: Mapping[int, Array], quantize: bool) -> tuple[dict[int, Array], int]:
+        missing = [self.graph.tensors[i].name for i in self.graph.inputs if i not in given]
+        if missing:
+            raise InputTypeError(f"input {missing[0]!r} is missing; the model takes {len(self.graph.inputs)}")
+        prepared, batches = {}, {}
+        for index, value in given.items():
+            tensor = self.graph.tensors[index]
+            prepared[index], batches[tensor.name] = _checked_input(tensor, value, quantize)
+        if len(set(batches.values())) > 1:
+            raise InputValueError(f"inputs of different batches: {batches}")
+        return prepared, next(iter(batches.values()), 1)
+
+
+class Session:
+    """One caller's state over a Model. Not for several threads at once."""
+
+    def __init__(self, model: Model, batch: int) -> None:
+        self._model = model
+        self._workspace = Workspace(model.program, batch)
+
+    @property
+    def batch(self) -> int:
+        """Runs per call."""
+        return self._workspace.runs
+
+    def __call__(self, *inputs: Array, quantize: bool = False, **named: Array) -> Any:
+        """Runs the network with the state that the last call left; arguments as for the model."""
+        prepared, runs = self._model._prepare(inputs, named, quantize)
+        if runs != self.batch:
+            raise InputValueError(f"session: a batch of {runs} in a session of batch {self.batch}")
+        return _unpacked(self._model._executor.run_in(self._workspace, prepared))
+
+    def reset(self) -> None:
+        """Back to zero state."""
+        self._workspace.reset(self._model.program)
+
+
+class SignatureRunner:
+    """Calls a model by the names of one of its signatures."""
+
+    def __init__(self, model: Model, signature: Signature) -> None:
+        self._model = model
+        self._signature = signature
+
+    def __call__(self, **inputs: Array) -> dict[str, Array]:
+        names = dict(self._signature.inputs)
+        unknown = [name for name in inputs if name not in names]
+        if unknown:
+            raise InputTypeError(f"no input is named {unknown[0]!r}; there are {list(names)}")
+        prepared, runs = self._model._checked({names[name]: value for name, value in inputs.items()}, False)
+        results = dict(zip(self._model.graph.outputs, self._model._executor.run(prepared, runs), strict=True))
+        return {name: results[index] for name, index in self._signature.outputs}
+
+    def get_input_details(self) -> dict[str, dict[str, Any]]:
+        """{name: details}, as LiteRT's SignatureRunner gives them."""
+        return {name: _details(self._model.graph.tensors[index]) for name, index in self._signature.inputs}
+
+    def get_output_details(self) -> dict[str, dict[str, Any]]:
+        """{name: details}, as LiteRT's SignatureRunner gives them."""
+        return {name: _details(self._model.graph.tensors[index]) for name, index in self._signature.outputs}
+
+
+def _checked_input(tensor: Tensor, value: Any, quantize: bool) -> tuple[Array, int]:
+    """The array in the tensor's dtype, and its number of runs."""
+    array = np.asarray(value)
+    if array.dtype != tensor.dtype:
+        if array.dtype.kind == "f" and tensor.quant is not None and quantize:
+            array = quant.quantize(array, tensor.quant)
+        else:
+            hint = "; pass quantize=True" if array.dtype.kind == "f" and tensor.quant is not None else ""
+            raise InputTypeError(f"input {tensor.name!r}: expected {tensor.dtype}, got {array.dtype}{hint}")
+    lead, rest = (tensor.shape[0], tensor.shape[1:]) if tensor.shape else (1, ())
+    if not tensor.shape and array.ndim == 0:
+        array = array.reshape(1)
+    if array.ndim == 0 or array.shape[1:] != rest or array.shape[0] == 0 or array.shape[0] % lead:
+        wanted = "x".join(["N" if lead == 1 else f"{lead}N", *map(str, rest)])
+        raise InputValueError(f"input {tensor.name!r}: shape {shape_text(array.shape)} must be {wanted} with N >= 1")
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise InputValueError(f"input {tensor.name!r}: NaN at {quant.first_index(np.isnan(array))}")
+    return array, array.shape[0] // lead
+
+
+def _unpacked(outputs: list[Array]) -> Any:
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _details(tensor: Tensor) -> dict[str, Any]:
+    quantized = tensor.quant
+    per_tensor = quantized is not None and not quantized.is_per_channel
+    return {
+        "name": tensor.name,
+        "index": tensor.index,
+        "shape": np.array(tensor.shape, np.int32),
+        "shape_signature": np.array(tensor.shape_signature, np.int32),
+        "dtype": tensor.dtype.type,
+        "quantization": (
+            (quantized.scalar_scale(), quantized.scalar_zero_point()) if quantized and per_tensor else (0.0, 0)
+        ),
+        "quantization_parameters": {
+            "scales": quantized.scales if quantized else np.zeros(0, np.float32),
+            "zero_points": quantized.zero_points.astype(np.int32) if quantized else np.zeros(0, np.int32),
+            "quantized_dimension": (quantized.axis or 0) if quantized else 0,
+        },
+        "sparsity_parameters": {},
+    }

@@ -1,0 +1,288 @@
+"""The bytes of a .tflite as plain Python values: every offset and length checked, nothing interpreted.
+
+The `tflite` package decodes flatbuffers without verifying them: a corrupt file makes it raise struct.error,
+IndexError and others from anywhere. All reading therefore happens here, inside one guard that turns them into
+MalformedModel.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tflite
+
+from gpuq.errors import MalformedModel, ModelLimit, UnsupportedModel
+
+# The largest counts that are read at all; a corrupt length must not turn into minutes of reading.
+MAX_ENTRIES = 100_000
+
+
+def _enum_names(enum: type) -> Mapping[int, str]:
+    return MappingProxyType({value: name for name, value in vars(enum).items() if isinstance(value, int)})
+
+
+# With values newer than the `tflite` package, from LiteRT's schema.
+OPERATOR_NAMES = {**_enum_names(tflite.BuiltinOperator), 209: "STABLEHLO_CASE"}
+TYPE_NAMES = {
+    **_enum_names(tflite.TensorType),
+    19: "INT2",
+    20: "UINT4",
+    21: "FLOAT8_E4M3FN",
+    22: "FLOAT8_E5M2",
+}
+
+# The option fields that gpuq reads, by operator: (class in `tflite`, methods without arguments).
+_OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "CONV_2D": (
+            "Conv2DOptions",
+            "Padding StrideW StrideH FusedActivationFunction DilationWFactor DilationHFactor",
+        ),
+        "DEPTHWISE_CONV_2D": (
+            "DepthwiseConv2DOptions",
+            "Padding StrideW StrideH FusedActivationFunction DilationWFactor DilationHFactor",
+        ),
+        "FULLY_CONNECTED": ("FullyConnectedOptions", "FusedActivationFunction WeightsFormat KeepNumDims"),
+        "ADD": ("AddOptions", "FusedActivationFunction"),
+        "SUB": ("SubOptions", "FusedActivationFunction"),
+        "MUL": ("MulOptions", "FusedActivationFunction"),
+        "AVERAGE_POOL_2D": (
+            "Pool2DOptions",
+            "Padding StrideW StrideH FilterWidth FilterHeight FusedActivationFunction",
+        ),
+        "MAX_POOL_2D": (
+            "Pool2DOptions",
+            "Padding StrideW StrideH FilterWidth FilterHeight FusedActivationFunction",
+        ),
+        "MEAN": ("ReducerOptions", "KeepDims"),
+        "SOFTMAX": ("SoftmaxOptions", "Beta"),
+        "RESHAPE": ("ReshapeOptions", "NewShapeAsNumpy"),
+        "SQUEEZE": ("SqueezeOptions", "SqueezeDimsAsNumpy"),
+        "CONCATENATION": ("ConcatenationOptions", "Axis FusedActivationFunction"),
+        "RESIZE_BILINEAR": ("ResizeBilinearOptions", "AlignCorners HalfPixelCenters"),
+        "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", "AlignCorners HalfPixelCenters"),
+        "SHAPE": ("ShapeOptions", "OutType"),
+        "PACK": ("PackOptions", "Axis"),
+        "STRIDED_SLICE": (
+            "StridedSliceOptions",
+            "BeginMask EndMask EllipsisMask NewAxisMask ShrinkAxisMask",
+        ),
+    }
+)
+
+
+@dataclass(frozen=True)
+class RawTensor:
+    """One tensor as the file has it; data is None where its buffer is empty."""
+
+    name: str
+    shape: tuple[int, ...]
+    shape_signature: tuple[int, ...]
+    type_name: str
+    scales: npt.NDArray[np.float32]
+    zero_points: npt.NDArray[np.int64]
+    quantized_dimension: int
+    has_quantization_details: bool
+    is_sparse: bool
+    is_variable: bool
+    data: npt.NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True)
+class RawOperator:
+    """One operator as the file has it; options is None where the file has none of the operator's own kind."""
+
+    index: int
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    options: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class RawSignature:
+    key: str
+    inputs: tuple[tuple[str, int], ...]
+    outputs: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class RawModel:
+    """A file with one subgraph."""
+
+    description: str
+    tensors: tuple[RawTensor, ...]
+    operators: tuple[RawOperator, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    signatures: tuple[RawSignature, ...]
+
+
+def parse(content: bytes) -> RawModel:
+    """Reads a .tflite.
+
+    Raises:
+        MalformedModel: not a .tflite, truncated, or with offsets that lead nowhere.
+        UnsupportedModel: more than one subgraph.
+        ModelLimit: more than 100,000 tensors, operators or dimensions.
+    """
+    if len(content) < 8 or content[4:8] != b"TFL3":
+        raise MalformedModel(
+            f"not a .tflite file: bytes 4 to 8 are {content[4:8]!r}, they must be b'TFL3' ({len(content)} bytes in all)"
+        )
+    try:
+        return _parse(content)
+    except (struct.error, IndexError, ValueError, TypeError, OverflowError, AttributeError) as error:
+        raise MalformedModel(f"the file is truncated or corrupt: {error}") from error
+
+
+def _parse(content: bytes) -> RawModel:
+    model = tflite.Model.GetRootAs(content, 0)
+    count = model.SubgraphsLength()
+    if count != 1:
+        raise UnsupportedModel(f"the model has {count} subgraphs; gpuq runs models with exactly 1")
+    graph = _present(model.Subgraphs(0), "subgraph 0")
+    buffers = [_buffer(content, model.Buffers(i)) for i in range(_counted(model.BuffersLength(), "buffers"))]
+    codes = [
+        _operator_name(model.OperatorCodes(i)) for i in range(_counted(model.OperatorCodesLength(), "operator codes"))
+    ]
+    return RawModel(
+        description=_text(model.Description()),
+        tensors=tuple(
+            _tensor(_present(graph.Tensors(i), f"tensor {i}"), i, buffers)
+            for i in range(_counted(graph.TensorsLength(), "tensors"))
+        ),
+        operators=tuple(
+            _operator(_present(graph.Operators(i), f"operator {i}"), i, codes)
+            for i in range(_counted(graph.OperatorsLength(), "operators"))
+        ),
+        inputs=_integers(graph, "Inputs"),
+        outputs=_integers(graph, "Outputs"),
+        signatures=tuple(
+            _signature(_present(model.SignatureDefs(i), f"signature {i}"))
+            for i in range(_counted(model.SignatureDefsLength(), "signatures"))
+        ),
+    )
+
+
+def _present(value: Any, what: str) -> Any:
+    if value is None:
+        raise MalformedModel(f"{what} is missing from the file")
+    return value
+
+
+def _counted(count: int, what: str) -> int:
+    if count > MAX_ENTRIES:
+        raise ModelLimit(f"the model has {count} {what}; the limit is {MAX_ENTRIES}")
+    return count
+
+
+def _text(raw: bytes | None) -> str:
+    return (raw or b"").decode("utf-8", errors="replace")
+
+
+def _integers(table: Any, field: str) -> tuple[int, ...]:
+    """A vector of integers; empty where the file has none."""
+    if getattr(table, f"{field}IsNone")():
+        return ()
+    _counted(getattr(table, f"{field}Length")(), f"{field} entries")
+    return tuple(int(value) for value in getattr(table, f"{field}AsNumpy")())
+
+
+def _numbers(table: Any, field: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    if getattr(table, f"{field}IsNone")():
+        return np.zeros(0, dtype)
+    _counted(getattr(table, f"{field}Length")(), f"{field} entries")
+    return np.array(getattr(table, f"{field}AsNumpy")(), dtype)
+
+
+def _buffer(content: bytes, buffer: Any) -> npt.NDArray[np.uint8] | None:
+    """A view into the file; None where the buffer is empty."""
+    if buffer is None:
+        return None
+    # Files beyond 2 GB keep their buffers behind the flatbuffer; offsets 0 and 1 mean that this one does not.
+    if buffer.Offset() > 1:
+        first, size = buffer.Offset(), buffer.Size()
+        if first + size > len(content):
+            raise MalformedModel(f"a buffer at {first} of {size} bytes ends beyond the file's {len(content)} bytes")
+        return np.frombuffer(content, np.uint8, size, first) if size else None
+    if buffer.DataIsNone() or buffer.DataLength() == 0:
+        return None
+    data: npt.NDArray[np.uint8] = buffer.DataAsNumpy()
+    return data
+
+
+def _tensor(tensor: Any, index: int, buffers: list[npt.NDArray[np.uint8] | None]) -> RawTensor:
+    buffer = tensor.Buffer()
+    if buffer >= max(len(buffers), 1):
+        raise MalformedModel(f"tensor {index} refers to buffer {buffer} of {len(buffers)}")
+    quantization = tensor.Quantization()
+    no_quantization = quantization is None
+    return RawTensor(
+        name=_text(tensor.Name()),
+        shape=_integers(tensor, "Shape"),
+        shape_signature=_integers(tensor, "ShapeSignature"),
+        type_name=TYPE_NAMES.get(tensor.Type(), f"type {tensor.Type()}"),
+        scales=np.zeros(0, np.float32) if no_quantization else _numbers(quantization, "Scale", np.float32),
+        zero_points=np.zeros(0, np.int64) if no_quantization else _numbers(quantization, "ZeroPoint", np.int64),
+        quantized_dimension=0 if no_quantization else int(quantization.QuantizedDimension()),
+        has_quantization_details=not no_quantization and quantization.DetailsType() != 0,
+        is_sparse=tensor.Sparsity() is not None,
+        is_variable=bool(tensor.IsVariable()),
+        data=buffers[buffer] if buffers else None,
+    )
+
+
+def _operator_name(code: Any) -> str:
+    _present(code, "an operator code")
+    # Codes beyond 127 do not fit the older field; the larger of the two is meant.
+    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    name = OPERATOR_NAMES.get(number, f"operator {number}")
+    return f"CUSTOM {_text(code.CustomCode())}" if name == "CUSTOM" else name
+
+
+def _operator(operator: Any, index: int, codes: list[str]) -> RawOperator:
+    code = operator.OpcodeIndex()
+    if code >= len(codes):
+        raise MalformedModel(f"operator {index} refers to operator code {code} of {len(codes)}")
+    return RawOperator(
+        index=index,
+        name=codes[code],
+        inputs=_integers(operator, "Inputs"),
+        outputs=_integers(operator, "Outputs"),
+        options=_options(operator, codes[code]),
+    )
+
+
+def _options(operator: Any, name: str) -> Mapping[str, Any] | None:
+    if name not in _OPTION_FIELDS:
+        return None
+    class_name, fields = _OPTION_FIELDS[name]
+    table = operator.BuiltinOptions()
+    if table is None or operator.BuiltinOptionsType() != getattr(tflite.BuiltinOptions, class_name):
+        return None
+    options = getattr(tflite, class_name)()
+    options.Init(table.Bytes, table.Pos)
+    values: dict[str, Any] = {}
+    for field in fields.split():
+        if field.endswith("AsNumpy"):
+            values[field.removesuffix("AsNumpy")] = _integers(options, field.removesuffix("AsNumpy"))
+        else:
+            read: Callable[[], Any] = getattr(options, field)
+            values[field] = read()
+    return values
+
+
+def _signature(signature: Any) -> RawSignature:
+    def entries(kind: str) -> tuple[tuple[str, int], ...]:
+        count = _counted(getattr(signature, f"{kind}Length")(), "signature entries")
+        maps = (_present(getattr(signature, kind)(i), "a signature entry") for i in range(count))
+        return tuple((_text(entry.Name()), int(entry.TensorIndex())) for entry in maps)
+
+    return RawSignature(_text(signature.SignatureKey()), entries("Inputs"), entries("Outputs"))

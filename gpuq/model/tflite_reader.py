@@ -1,0 +1,252 @@
+"""From the bytes of a .tflite to a Graph, with every problem of the model named in one error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.errors import InputTypeError, InputValueError, MalformedModel, ModelLimit, UnsupportedModel
+from gpuq.model.graph import Graph, Node, Signature, Tensor
+from gpuq.model.tflite_file import RawModel, RawOperator, RawTensor, parse
+from gpuq.model.tflite_operators import CONVERTERS, ONE_DATA_INPUT, OperatorView, fold
+from gpuq.ops.spec import shape_text
+from gpuq.quant import QUANTIZED_DTYPES, Quant
+
+_DTYPES: dict[str, npt.DTypeLike] = {
+    "FLOAT32": np.float32,
+    "FLOAT16": np.float16,
+    "FLOAT64": np.float64,
+    "INT8": np.int8,
+    "UINT8": np.uint8,
+    "INT16": np.int16,
+    "UINT16": np.uint16,
+    "INT32": np.int32,
+    "UINT32": np.uint32,
+    "INT64": np.int64,
+    "UINT64": np.uint64,
+    "BOOL": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest model that is loaded; checked before anything is allocated.
+
+    Attributes:
+        file_bytes: size of the file.
+        elements: elements of one tensor.
+        macs: multiply-accumulates of one run.
+    """
+
+    file_bytes: int = 1 << 31
+    elements: int = 1 << 31
+    macs: int = 1 << 44
+
+
+def read(content: bytes, limits: Limits = Limits()) -> Graph:
+    """Reads a .tflite.
+
+    Raises:
+        MalformedModel: the file or one of its operators breaks a rule.
+        UnsupportedModel: operators, types or quantization that gpuq lacks; the message names all of them, with counts.
+        ModelLimit: the model is larger than the limits.
+    """
+    if len(content) > limits.file_bytes:
+        raise ModelLimit(f"the file has {len(content)} bytes; the limit is {limits.file_bytes}")
+    raw = parse(content)
+    _check_indices(raw)
+    problems = _Problems()
+    tensors = _tensors(raw, limits)
+    nodes: list[Node] = []
+    folded: list[int] = []
+    for operator in raw.operators:
+        _convert(operator, raw, tensors, nodes, folded, problems, limits)
+    problems.raise_if_any()
+    graph = Graph(
+        description=raw.description,
+        tensors=tuple(tensors),
+        nodes=tuple(nodes),
+        inputs=raw.inputs,
+        outputs=raw.outputs,
+        signatures=tuple(Signature(s.key, s.inputs, s.outputs) for s in raw.signatures),
+        folded=tuple(folded),
+    )
+    if graph.macs > limits.macs:
+        raise ModelLimit(f"the model has {graph.macs} multiply-accumulates; the limit is {limits.macs}")
+    return graph
+
+
+class _Problems:
+    """Collects everything unsupported, so that one error tells all of it."""
+
+    def __init__(self) -> None:
+        self._operators: dict[str, list[int]] = {}
+
+    def add(self, problem: str, operator: RawOperator) -> None:
+        self._operators.setdefault(problem, []).append(operator.index)
+
+    @property
+    def found(self) -> bool:
+        return bool(self._operators)
+
+    def raise_if_any(self) -> None:
+        if not self._operators:
+            return
+        lines = []
+        for problem, indices in self._operators.items():
+            shown = ", ".join(f"#{index}" for index in indices[:5]) + (", ..." if len(indices) > 5 else "")
+            lines.append(f"{problem} ({len(indices)} operator{'s' if len(indices) > 1 else ''}: {shown})")
+        raise UnsupportedModel("not supported: " + "; ".join(lines))
+
+
+def _check_indices(raw: RawModel) -> None:
+    """Every tensor number exists; data flows forward; nothing is written twice."""
+    count = len(raw.tensors)
+
+    def check(what: str, indices: Sequence[int], lowest: int = 0) -> None:
+        for index in indices:
+            if not lowest <= index < count:
+                raise MalformedModel(f"{what} refers to tensor {index}; there are {count}")
+
+    check("the model's inputs", raw.inputs)
+    check("the model's outputs", raw.outputs)
+    if len(set(raw.inputs)) != len(raw.inputs):
+        raise MalformedModel(f"the model's inputs {raw.inputs} name a tensor twice")
+    if not raw.outputs:
+        raise MalformedModel("the model has no outputs")
+    for signature in raw.signatures:
+        check(f"signature {signature.key!r}", [index for _, index in (*signature.inputs, *signature.outputs)])
+    known = {i for i, tensor in enumerate(raw.tensors) if tensor.data is not None or tensor.is_variable}
+    written = set(raw.inputs)
+    for operator in raw.operators:
+        check(f"{operator.name} (operator #{operator.index})", operator.inputs, lowest=-1)
+        check(f"{operator.name} (operator #{operator.index})", operator.outputs)
+        for index in operator.inputs:
+            if index >= 0 and index not in known and index not in written:
+                raise MalformedModel(
+                    f"{operator.name} (operator #{operator.index}) reads tensor {index} before anything has written it"
+                )
+        for index in operator.outputs:
+            if index in written or index in known:
+                raise MalformedModel(
+                    f"{operator.name} (operator #{operator.index}) writes tensor {index}, "
+                    "which is an input, a constant, or already written"
+                )
+            written.add(index)
+    for index in raw.outputs:
+        if index not in known and index not in written:
+            raise MalformedModel(f"the model's output, tensor {index}, is never written")
+
+
+def _tensors(raw: RawModel, limits: Limits) -> list[Tensor]:
+    tensors = []
+    for index, tensor in enumerate(raw.tensors):
+        where = f"tensor {index} {tensor.name!r}"
+        if any(size < 0 for size in tensor.shape):
+            raise MalformedModel(f"{where}: shape {tensor.shape} has a negative dimension")
+        if math.prod(tensor.shape) > limits.elements:
+            raise ModelLimit(f"{where}: {math.prod(tensor.shape)} elements; the limit is {limits.elements}")
+        # Types that NumPy lacks (INT4, STRING, ...) stay as void: operators that touch them are reported.
+        dtype = np.dtype(_DTYPES.get(tensor.type_name, np.void))
+        tensors.append(
+            Tensor(
+                index=index,
+                name=tensor.name,
+                shape=tensor.shape,
+                shape_signature=tensor.shape_signature or tensor.shape,
+                dtype=dtype,
+                quant=_quant(tensor, dtype, where),
+                data=_data(tensor, dtype, where),
+                is_variable=tensor.is_variable,
+            )
+        )
+    return tensors
+
+
+def _quant(tensor: RawTensor, dtype: np.dtype[Any], where: str) -> Quant | None:
+    if tensor.scales.size == 0 or tensor.has_quantization_details or dtype not in QUANTIZED_DTYPES:
+        return None
+    zero_points = tensor.zero_points if tensor.zero_points.size else np.zeros(1, np.int64)
+    try:
+        return Quant(tensor.scales, zero_points, tensor.quantized_dimension, dtype)
+    except InputValueError as error:
+        raise MalformedModel(f"{where}: {error}") from error
+
+
+def _data(tensor: RawTensor, dtype: np.dtype[Any], where: str) -> npt.NDArray[Any] | None:
+    if tensor.data is None or dtype.kind == "V" or tensor.is_sparse:
+        return None
+    expected = math.prod(tensor.shape) * dtype.itemsize
+    if tensor.data.size != expected:
+        raise MalformedModel(
+            f"{where}: its buffer has {tensor.data.size} bytes, {shape_text(tensor.shape)} of {dtype} needs {expected}"
+        )
+    # A copy is aligned, and does not keep the whole file in memory.
+    data = np.frombuffer(tensor.data.tobytes(), dtype.newbyteorder("<")).astype(dtype).reshape(tensor.shape)
+    data.flags.writeable = False
+    return data
+
+
+def _convert(
+    operator: RawOperator,
+    raw: RawModel,
+    tensors: list[Tensor],
+    nodes: list[Node],
+    folded: list[int],
+    problems: _Problems,
+    limits: Limits,
+) -> None:
+    """Appends the operator's node, or records why there is none; tensors get the shapes that follow."""
+    where = f"operator #{operator.index}"
+    for index in (*operator.inputs, *operator.outputs):
+        if index < 0:
+            continue
+        problem = _tensor_problem(raw.tensors[index], tensors[index])
+        if problem:
+            problems.add(f"{operator.name}: {problem}", operator)
+            return
+    view = OperatorView(operator, tensors)
+    try:
+        value = fold(view)
+        if value is not None:
+            value.flags.writeable = False
+            index = view.out.index
+            tensors[index] = replace(tensors[index], shape=value.shape, dtype=value.dtype, data=value)
+            folded.append(index)
+            return
+        if operator.name not in CONVERTERS:
+            problems.add(operator.name, operator)
+            return
+        spec, shape = CONVERTERS[operator.name](view)
+    except InputTypeError as error:
+        problems.add(str(error), operator)
+        return
+    except InputValueError as error:
+        # Behind an unsupported operator shapes are only what the file claims: blame the operator, not the file.
+        if problems.found:
+            return
+        raise MalformedModel(f"{where}: {error}") from error
+    out = view.out
+    if math.prod(shape) > limits.elements:
+        raise ModelLimit(f"{where}: {operator.name} gives {math.prod(shape)} elements; the limit is {limits.elements}")
+    # The shape that follows from the inputs counts, as in the runtimes; converters leave stale ones behind.
+    tensors[out.index] = replace(out, shape=shape)
+    inputs = operator.inputs[:1] if operator.name in ONE_DATA_INPUT else operator.inputs
+    nodes.append(Node(operator.index, spec, inputs, operator.outputs))
+
+
+def _tensor_problem(raw: RawTensor, tensor: Tensor) -> str | None:
+    if tensor.dtype.kind == "V":
+        return f"type {raw.type_name}"
+    if raw.has_quantization_details:
+        return "custom or blockwise quantization"
+    if raw.is_sparse:
+        return "sparse weights"
+    if tensor.data is None and any(size < 1 for size in tensor.shape):
+        return f"an open or empty shape {tensor.shape}"
+    return None

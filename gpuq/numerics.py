@@ -1,0 +1,329 @@
+"""The integer rules of every runtime: multipliers, requantization, activation ranges, profiles.
+
+This is the twin of kernels_cuda/requantize.cuh: same names, same order.
+
+Notation: ``acc`` is an exact sum that has wrapped to int32, (multiplier, shift) stand for the real factor
+multiplier * 2^(shift - 31) with multiplier in [2^30, 2^31); shift > 0 is left, as in TFLite. Requantization ends
+before the zero point is added and the activation range applied.
+
+Sources: LiteRT f67457790, tflite/kernels/internal/{common.cc,quantization_util.cc}; gemmlowp 16e8662c,
+fixedpoint/fixedpoint.h; LiteRT 921360770 for V6.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.errors import InputValueError, UnsupportedModel
+from gpuq.quant import Quant, round_half_away
+
+Int64Array = npt.NDArray[np.int64]
+
+# (1 << shift) must be an int32 in the runtimes; a larger real multiplier is undefined behaviour there.
+MAX_LEFT_SHIFT = 30
+
+
+class Rounding(Enum):
+    """How exact integers become codes. The names are those of docs/numerics.md."""
+
+    V1 = "v1"
+    """gemmlowp's double rounding: the high product rounds ties up, then the right shift rounds ties away from zero."""
+    V6 = "v6"
+    """One float64 product, rounded half away from zero (LiteRT's reference FULLY_CONNECTED since 1.3)."""
+    FIXED_POINT = "fixed_point"
+    """gemmlowp fixed-point functions (SOFTMAX; LOGISTIC in TFLite Micro)."""
+    TABLE_F32 = "table_f32"
+    """A 256-entry table computed in float32 (LOGISTIC in LiteRT)."""
+    AFFINE_F32 = "affine_f32"
+    """float32 quotients and products as quantize.h, dequantize.h and concatenation.h write them."""
+    EXACT = "exact"
+    """No scaling: copies, comparisons, integer means of codes."""
+
+
+class Product(Enum):
+    """The precision in which the product of two float32 scales is taken before it is divided by the output's."""
+
+    F32 = "float32"
+    F64 = "float64"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a profile says about one operator: the rounding and, where scales multiply, their precision."""
+
+    rounding: Rounding
+    product: Product = Product.F64
+
+
+class OperatorSpec(Protocol):
+    """What a profile's predicates may look at: the operator's TFLite name and the dtype that it works on."""
+
+    @property
+    def op(self) -> str: ...
+
+    @property
+    def activation_dtype(self) -> np.dtype[Any]: ...
+
+
+# ---------------------------------------------------------------------------------------------- multipliers
+
+
+def quantize_multiplier(real: float) -> tuple[int, int]:
+    """A real factor as (multiplier, shift): real ~ multiplier * 2^(shift - 31), multiplier in [2^30, 2^31) or 0.
+
+    Factors below 2^-32 flush to (0, 0). Negative factors carry their sign in the multiplier.
+
+    >>> quantize_multiplier(0.75)
+    (1610612736, 0)
+
+    Source: QuantizeMultiplier, LiteRT tflite/kernels/internal/quantization_util.cc.
+    """
+    if not math.isfinite(real):
+        raise InputValueError(f"quantize_multiplier: factor {real} must be finite")
+    if real == 0.0:
+        return 0, 0
+    fraction, shift = math.frexp(real)
+    # fraction * 2^31 is exact in float64 and its half is too, so adding it before the floor rounds half away.
+    multiplier = int(math.copysign(math.floor(abs(fraction) * 2.0**31 + 0.5), fraction))
+    if abs(multiplier) == 1 << 31:
+        multiplier //= 2
+        shift += 1
+    if shift < -31:
+        return 0, 0
+    if shift > MAX_LEFT_SHIFT:
+        raise InputValueError(f"quantize_multiplier: factor {real} must be below 2^{MAX_LEFT_SHIFT}")
+    return multiplier, shift
+
+
+def quantize_multipliers(reals: npt.NDArray[np.float64]) -> tuple[Int64Array, Int64Array]:
+    """`quantize_multiplier` of each element: (multipliers, shifts), int64 arrays of the same shape."""
+    pairs = np.array([quantize_multiplier(float(real)) for real in reals.flat], np.int64).reshape(-1, 2)
+    return pairs[:, 0].reshape(reals.shape), pairs[:, 1].reshape(reals.shape)
+
+
+def real_multipliers(
+    x_scale: float, w_scales: npt.NDArray[np.float32], out_scale: float, product: Product
+) -> npt.NDArray[np.float64]:
+    """x_scale * w_scales / out_scale in float64, the product rounded to float32 first if the rule says so.
+
+    Returns:
+        float64 vector, one factor per scale of w.
+    """
+    if product is Product.F32:
+        with np.errstate(over="ignore", under="ignore"):
+            products = (np.float32(x_scale) * w_scales).astype(np.float64)
+    else:
+        products = np.float64(x_scale) * w_scales.astype(np.float64)
+    return np.asarray(products / np.float64(out_scale))
+
+
+# ------------------------------------------------------------------------------------------- requantization
+
+
+def wrap_int32(values: npt.NDArray[Any]) -> Int64Array:
+    """Integers modulo 2^32 in [-2^31, 2^31), as an int32 accumulator holds them; int64 array."""
+    return np.asarray(values).astype(np.int64).astype(np.int32).astype(np.int64)
+
+
+def saturating_rounding_doubling_high_mul(a: npt.NDArray[Any], b: npt.NDArray[Any] | int) -> Int64Array:
+    """round(a * b / 2^31), ties up, for int32 values; only -2^31 * -2^31 saturates (SRDHM)."""
+    a64, b64 = np.asarray(a, np.int64), np.asarray(b, np.int64)
+    return np.asarray(np.minimum((a64 * b64 + (1 << 30)) >> 31, (1 << 31) - 1))
+
+
+def rounding_divide_by_pot(values: npt.NDArray[Any], exponent: npt.NDArray[Any] | int) -> Int64Array:
+    """round(values / 2^exponent), ties away from zero, for int32 values and exponents 0 to 31 (RDBP)."""
+    values64, exponent64 = np.asarray(values, np.int64), np.asarray(exponent, np.int64)
+    mask = (np.int64(1) << exponent64) - 1
+    threshold = (mask >> 1) + (values64 < 0)
+    return np.asarray((values64 >> exponent64) + ((values64 & mask) > threshold))
+
+
+def requantize_v1(
+    acc: npt.NDArray[Any], multiplier: npt.NDArray[Any] | int, shift: npt.NDArray[Any] | int
+) -> Int64Array:
+    """acc * multiplier * 2^(shift - 31), rounded twice: SRDHM ties up, then RDBP ties away from zero.
+
+    A left shift (shift > 0) comes first and wraps modulo 2^32.
+
+    Args:
+        acc: int32 values.
+        multiplier, shift: scalars, or arrays that broadcast over acc (per channel: along its last axis).
+
+    Returns:
+        int64 array: codes before zero point and clamp.
+    """
+    shift64 = np.asarray(shift, np.int64)
+    left, right = np.maximum(shift64, 0), np.maximum(-shift64, 0)
+    shifted = wrap_int32(np.asarray(acc, np.int64) << left)
+    return rounding_divide_by_pot(saturating_rounding_doubling_high_mul(shifted, multiplier), right)
+
+
+def requantize_v6(acc: npt.NDArray[Any], real: npt.NDArray[Any] | float) -> Int64Array:
+    """acc * real in float64, rounded half away from zero.
+
+    Beyond int32 the C++ conversion is undefined (x86 gives -2^31); here it saturates, as ARM does.
+    """
+    scaled = round_half_away(np.asarray(acc).astype(np.float64) * np.asarray(real, np.float64))
+    return np.asarray(np.clip(scaled, -(2.0**31), 2.0**31 - 1), np.int64)
+
+
+def requantize(acc: npt.NDArray[Any], rounding: Rounding, reals: npt.NDArray[np.float64]) -> Int64Array:
+    """acc times real factors by the named rounding; factors broadcast along the last axis of acc."""
+    if rounding is Rounding.V1:
+        return requantize_v1(acc, *quantize_multipliers(reals))
+    if rounding is Rounding.V6:
+        return requantize_v6(acc, reals)
+    raise InputValueError(f"requantize: {rounding.name} is not a rule for accumulators")
+
+
+# ---------------------------------------------------------------------------------------- activation ranges
+
+ACTIVATION_BOUNDS: Mapping[str | None, tuple[float | None, float | None]] = MappingProxyType(
+    {None: (None, None), "relu": (0.0, None), "relu6": (0.0, 6.0), "relu_n1_to_1": (-1.0, 1.0)}
+)
+"""Real bounds of each fused activation; None is no bound."""
+
+
+def activation_range(activation: str | None, quant: Quant) -> tuple[int, int]:
+    """The lowest and highest code that an operator with this fused activation may give.
+
+    A real bound f becomes zero_point + round(float32(f / scale)), ties away from zero, within the dtype.
+
+    Source: CalculateActivationRangeQuantized, LiteRT tflite/kernels/kernel_util.cc.
+    """
+    if activation not in ACTIVATION_BOUNDS:
+        raise InputValueError(f"activation {activation!r} must be one of {list(ACTIVATION_BOUNDS)}")
+    scale, zero_point = np.float32(quant.scalar_scale()), quant.scalar_zero_point()
+
+    def code(bound: float) -> int:
+        with np.errstate(over="ignore", divide="ignore"):
+            quotient = float(round_half_away(np.asarray(np.float32(bound) / scale)))
+        return int(np.clip(quotient + zero_point, quant.qmin, quant.qmax))
+
+    low, high = ACTIVATION_BOUNDS[activation]
+    return (
+        quant.qmin if low is None else code(low),
+        quant.qmax if high is None else code(high),
+    )
+
+
+# ------------------------------------------------------------------------------------------------- profiles
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a profile: these operators, where the predicate holds, follow this rule."""
+
+    ops: frozenset[str]
+    when: Callable[[OperatorSpec], bool]
+    rule: Rule
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named runtime's rules: the first row that matches an operator and its Spec decides."""
+
+    name: str
+    reproduces: str
+    rows: tuple[Row, ...]
+
+
+def _row(ops: str, when: Callable[[OperatorSpec], bool], rounding: Rounding, product: Product = Product.F64) -> Row:
+    return Row(frozenset(ops.split()), when, Rule(rounding, product))
+
+
+def _always(spec: OperatorSpec) -> bool:
+    return True
+
+
+def _on_int8(spec: OperatorSpec) -> bool:
+    return spec.activation_dtype == np.int8
+
+
+def _on_uint8(spec: OperatorSpec) -> bool:
+    return spec.activation_dtype == np.uint8
+
+
+def _int8_per_tensor_weights(spec: Any) -> bool:
+    return _on_int8(spec) and not spec.w_quant.is_per_channel
+
+
+def _from_float(spec: OperatorSpec) -> bool:
+    return spec.activation_dtype == np.float32
+
+
+_COPIES = "RESHAPE SQUEEZE EXPAND_DIMS PAD RESIZE_NEAREST_NEIGHBOR ARG_MAX"
+_CODE_MEANS = "AVERAGE_POOL_2D MAX_POOL_2D"
+
+PROFILES: Mapping[str, Profile] = MappingProxyType(
+    {
+        "litert_ref": Profile(
+            "litert_ref",
+            "LiteRT >= 1.3 with OpResolverType.BUILTIN_REF (measured on 2.3.0)",
+            (
+                _row("CONV_2D DEPTHWISE_CONV_2D", _on_uint8, Rounding.V1, Product.F32),
+                _row("CONV_2D DEPTHWISE_CONV_2D", _on_int8, Rounding.V1),
+                _row("FULLY_CONNECTED", _always, Rounding.V6),
+                _row("ADD SUB MUL MEAN RELU RELU6", _always, Rounding.V1),
+                _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
+                _row("QUANTIZE", _always, Rounding.V1),
+                _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
+                _row("SOFTMAX", _always, Rounding.FIXED_POINT),
+                _row("LOGISTIC", _always, Rounding.TABLE_F32),
+                _row("RESIZE_BILINEAR", _on_uint8, Rounding.AFFINE_F32),
+                _row("RESIZE_BILINEAR", _on_int8, Rounding.EXACT),
+                _row("CONCATENATION", _on_uint8, Rounding.AFFINE_F32),
+                _row("CONCATENATION", _always, Rounding.EXACT),
+                _row(f"{_COPIES} {_CODE_MEANS}", _always, Rounding.EXACT),
+            ),
+        ),
+        "tflm": Profile(
+            "tflm",
+            "TFLite Micro's portable kernels (measured on the tflite-micro wheel of 2026-10-23)",
+            (
+                _row("CONV_2D DEPTHWISE_CONV_2D", _on_int8, Rounding.V1),
+                _row("FULLY_CONNECTED", _int8_per_tensor_weights, Rounding.V1, Product.F32),
+                _row("FULLY_CONNECTED", _on_int8, Rounding.V1),
+                _row("ADD SUB MUL MEAN RELU RELU6", _on_int8, Rounding.V1),
+                _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
+                _row("QUANTIZE", _always, Rounding.V1),
+                _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
+                _row("SOFTMAX LOGISTIC", _on_int8, Rounding.FIXED_POINT),
+                _row("RESIZE_BILINEAR CONCATENATION", _on_int8, Rounding.EXACT),
+                _row(f"{_COPIES} {_CODE_MEANS}", _on_int8, Rounding.EXACT),
+            ),
+        ),
+    }
+)
+
+
+def profile(name: str) -> Profile:
+    """The profile of this name; InputValueError lists the names there are."""
+    if name not in PROFILES:
+        raise InputValueError(f"numerics {name!r} must be one of {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def resolve(name: str, spec: OperatorSpec) -> Rule:
+    """The rule that this profile applies to this operator.
+
+    Raises:
+        InputValueError: an unknown profile.
+        UnsupportedModel: the profile's runtime does not run the operator on this dtype.
+    """
+    chosen = profile(name)
+    for row in chosen.rows:
+        if spec.op in row.ops and row.when(spec):
+            return row.rule
+    raise UnsupportedModel(
+        f"{spec.op} on {spec.activation_dtype} is not in numerics {name!r}, which reproduces {chosen.reproduces}"
+    )

@@ -1,0 +1,106 @@
+"""DEPTHWISE_CONV_2D: output channel oc = ic * multiplier + k sees input channel ic only.
+
+Layouts: x NHWC, w 1HWO with O = C * multiplier, b (O,), y NHWC. Taps outside the image are skipped.
+Sources: LiteRT tflite/kernels/internal/reference/{depthwiseconv_uint8.h,integer_ops/depthwise_conv.h}.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq import numerics
+from gpuq.numerics import Rule
+from gpuq.ops.conv2d import check_convolution_quants, check_weights, finish
+from gpuq.ops.spec import Shape, Spec, run_shape
+from gpuq.ops.window import Window2d
+from gpuq.quant import Quant
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthwiseConv2dSpec(Spec):
+    """A quantized depthwise convolution.
+
+    Args:
+        in_h, in_w, in_c: input image and channels C.
+        multiplier: output channels per input channel.
+        window: kernel, strides, dilation, pads.
+        x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
+        w_quant: int8 (zero point 0; per tensor or one scale per output channel, axis 3), or uint8 (per tensor).
+        activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
+    """
+
+    op: ClassVar[str] = "DEPTHWISE_CONV_2D"
+
+    in_h: int
+    in_w: int
+    in_c: int
+    multiplier: int = 1
+    window: Window2d
+    x_quant: Quant
+    w_quant: Quant
+    out_quant: Quant
+    activation: str | None = None
+
+    def __post_init__(self) -> None:
+        self.require_positive(in_h=self.in_h, in_w=self.in_w, in_c=self.in_c, multiplier=self.multiplier)
+        check_convolution_quants(self, self.x_quant, self.w_quant, self.out_quant, self.out_c, axis=3)
+        out_h, out_w, _ = self.output_shape
+        self.require(
+            out_h >= 1 and out_w >= 1,
+            f"window {self.window.kernel_h}x{self.window.kernel_w} (dilated) does not fit into {self.in_h}x{self.in_w}",
+        )
+        numerics.activation_range(self.activation, self.out_quant)
+
+    @property
+    def out_c(self) -> int:
+        """O = C * multiplier."""
+        return self.in_c * self.multiplier
+
+    @property
+    def activation_dtype(self) -> np.dtype[Any]:
+        return self.x_quant.dtype
+
+    @property
+    def output_shape(self) -> Shape:
+        return (*self.window.output_hw(self.in_h, self.in_w), self.out_c)
+
+    @property
+    def weights_shape(self) -> Shape:
+        """1HWO."""
+        return (1, self.window.kernel_h, self.window.kernel_w, self.out_c)
+
+    @property
+    def macs(self) -> int:
+        out_h, out_w, out_c = self.output_shape
+        return out_h * out_w * out_c * self.window.taps
+
+
+def reference(
+    spec: DepthwiseConv2dSpec,
+    rule: Rule,
+    x: npt.NDArray[Any],
+    weights: npt.NDArray[Any],
+    bias: npt.NDArray[np.int32] | None = None,
+) -> npt.NDArray[Any]:
+    """Exact output, the plain way: int64 sums tap by tap.
+
+    Args:
+        x: (..., H, W, C) codes.
+        weights: 1HWO codes.
+        bias: (O,) int32, or None.
+
+    Returns:
+        (N, OH, OW, O) codes.
+    """
+    check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
+    centred = run_shape(x, (spec.in_h, spec.in_w, spec.in_c)).astype(np.int64) - spec.x_quant.scalar_zero_point()
+    kernel = weights.astype(np.int64) - spec.w_quant.zero_points
+    out_h, out_w, out_c = spec.output_shape
+    acc = np.zeros((centred.shape[0], out_h, out_w, out_c), np.int64)
+    for kh, kw, pixels in spec.window.views(spec.window.pad(centred, 0), out_h, out_w):
+        acc += np.repeat(pixels, spec.multiplier, axis=-1) * kernel[0, kh, kw, :]
+    return finish(spec, rule, acc, bias)

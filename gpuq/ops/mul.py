@@ -1,0 +1,37 @@
+"""MUL: y = clamp(zp_y + V1((q_a - zp_a) * (q_b - zp_b), s_a * s_b / s_y)), the factor taken in float32.
+
+Sources: LiteRT tflite/kernels/mul.cc, internal/reference/integer_ops/mul.h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq import numerics
+from gpuq.numerics import Rule
+from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.spec import clamp_to
+
+
+@dataclass(frozen=True, kw_only=True)
+class MulSpec(BinarySpec):
+    """y = a * b. See BinarySpec for the fields."""
+
+    op: ClassVar[str] = "MUL"
+
+
+def reference(spec: MulSpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Exact product of (N, *a_shape) and (N, *b_shape) codes, either N may be 1: (N, *output_shape) codes."""
+    a, b = spec.aligned(a, b)
+    product = (a.astype(np.int64) - spec.a_quant.scalar_zero_point()) * (
+        b.astype(np.int64) - spec.b_quant.scalar_zero_point()
+    )
+    scales = np.float32(spec.a_quant.scalar_scale()) * np.float32(spec.b_quant.scalar_scale())
+    factor = np.asarray(scales / np.float32(spec.out_quant.scalar_scale()), np.float64)
+    codes = numerics.requantize(product, rule.rounding, factor)
+    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
+    return clamp_to(codes + spec.out_quant.scalar_zero_point(), act_min, act_max, spec.out_quant.dtype)

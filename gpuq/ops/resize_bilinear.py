@@ -1,0 +1,134 @@
+"""RESIZE_BILINEAR: int8 with 10-bit integer weights, uint8 in float32.
+
+int8:  y = (q00*wy0*wx0 + q10*wy1*wx0 + q01*wy0*wx1 + q11*wy1*wx1 +- 2^19) / 2^20, truncated, weights in 1/1024.
+uint8: y = uint8(float32 sum of the four products + 0.5).
+Sources: LiteRT tflite/kernels/resize_bilinear.cc, internal/reference/resize_bilinear.h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.numerics import Rule
+from gpuq.ops.spec import INT8, UINT8, Shape, Spec, run_shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeSpec(Spec):
+    """An image at another size; see RESIZE_BILINEAR and RESIZE_NEAREST_NEIGHBOR.
+
+    Args:
+        in_h, in_w, in_c: input image and channels.
+        out_h, out_w: output image.
+        align_corners, half_pixel_centers: how output pixels lie on the input; at most one is set.
+        dtype: int8 or uint8.
+    """
+
+    in_h: int
+    in_w: int
+    in_c: int
+    out_h: int
+    out_w: int
+    align_corners: bool = False
+    half_pixel_centers: bool = False
+    dtype: np.dtype[Any]
+
+    def __post_init__(self) -> None:
+        self.require_positive(in_h=self.in_h, in_w=self.in_w, in_c=self.in_c, out_h=self.out_h, out_w=self.out_w)
+        self.require_dtype("input", self.dtype, INT8, UINT8)
+
+    @property
+    def activation_dtype(self) -> np.dtype[Any]:
+        return self.dtype
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.out_h, self.out_w, self.in_c)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizeBilinearSpec(ResizeSpec):
+    """See ResizeSpec for the fields."""
+
+    op: ClassVar[str] = "RESIZE_BILINEAR"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require(
+            not (self.align_corners and self.half_pixel_centers),
+            "align_corners and half_pixel_centers exclude each other",
+        )
+
+
+def integer_positions(
+    spec: ResizeBilinearSpec, in_size: int, out_size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(lower index, upper index, weight of the upper one in 1/1024) of each output row or column."""
+    scale = ((in_size << 10) + out_size // 2) // out_size
+    if spec.align_corners and out_size > 1:
+        scale = (((in_size - 1) << 10) + (out_size - 1) // 2) // (out_size - 1)
+    position = np.arange(out_size, dtype=np.int64) * scale
+    if spec.half_pixel_centers:
+        position += scale // 2 - (1 << 9)
+    # C division truncates, but a negative position gives 0 either way; the upper bound's dividend is never below 0
+    # by more than the 511 that truncation takes to 0.
+    lower = np.maximum(position >> 10, 0)
+    upper = np.minimum(np.maximum(position + 1023, 0) >> 10, in_size - 1)
+    return lower, upper, position - (lower << 10)
+
+
+def float_positions(
+    spec: ResizeBilinearSpec, in_size: int, out_size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """(lower index, upper index, float32 weight of the upper one) of each output row or column."""
+    scale = np.float32(in_size) / np.float32(out_size)
+    if spec.align_corners and out_size > 1:
+        scale = np.float32(in_size - 1) / np.float32(out_size - 1)
+    index = np.arange(out_size).astype(np.float32)
+    position = (index + np.float32(0.5)) * scale - np.float32(0.5) if spec.half_pixel_centers else index * scale
+    lower = np.maximum(np.floor(position).astype(np.int64), 0)
+    upper = np.minimum(np.ceil(position).astype(np.int64), in_size - 1)
+    return lower, upper, position - lower.astype(np.float32)
+
+
+def reference(spec: ResizeBilinearSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """(..., H, W, C) codes at the new size: (N, out_h, out_w, C) codes."""
+    images = run_shape(x, (spec.in_h, spec.in_w, spec.in_c))
+    weigh = _integer_blend if spec.dtype == INT8 else _float_blend
+    return weigh(spec, images)
+
+
+def _corners(
+    images: npt.NDArray[Any], y0: npt.NDArray[Any], y1: npt.NDArray[Any], x0: npt.NDArray[Any], x1: npt.NDArray[Any]
+) -> tuple[npt.NDArray[Any], ...]:
+    top, bottom = images[:, y0], images[:, y1]
+    return top[:, :, x0], bottom[:, :, x0], top[:, :, x1], bottom[:, :, x1]
+
+
+def _integer_blend(spec: ResizeBilinearSpec, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    y0, y1, wy = integer_positions(spec, spec.in_h, spec.out_h)
+    x0, x1, wx = integer_positions(spec, spec.in_w, spec.out_w)
+    wy, wx = wy[:, None, None], wx[None, :, None]
+    top_left, bottom_left, top_right, bottom_right = _corners(images.astype(np.int64), y0, y1, x0, x1)
+    total = top_left * (1024 - wy) * (1024 - wx) + bottom_left * wy * (1024 - wx)
+    total += top_right * (1024 - wy) * wx + bottom_right * wy * wx
+    rounded = np.sign(total) * ((np.abs(total) + (1 << 19)) >> 20)
+    return np.asarray(rounded, spec.dtype)
+
+
+def _float_blend(spec: ResizeBilinearSpec, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    y0, y1, wy = float_positions(spec, spec.in_h, spec.out_h)
+    x0, x1, wx = float_positions(spec, spec.in_w, spec.out_w)
+    wy, wx = wy[:, None, None], wx[None, :, None]
+    one = np.float32(1)
+    top_left, bottom_left, top_right, bottom_right = _corners(images.astype(np.float32), y0, y1, x0, x1)
+    # The order of the products and sums is the C++ expression's, every step rounded to float32.
+    total = top_left * (one - wy) * (one - wx)
+    total = total + bottom_left * wy * (one - wx)
+    total = total + top_right * (one - wy) * wx
+    total = total + bottom_right * wy * wx
+    return np.asarray((total + np.float32(0.5)).astype(np.int32), spec.dtype)

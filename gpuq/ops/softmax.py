@@ -1,0 +1,100 @@
+"""SOFTMAX over the last dimension, in fixed point: exp in Q5.26, sums in Q12.19, one reciprocal a row.
+
+Sources: LiteRT tflite/kernels/activations.cc (SoftmaxPrepare), internal/reference/softmax.h,
+internal/quantization_util.cc (PreprocessSoftmaxScaling, CalculateInputRadius).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq import numerics
+from gpuq.numerics import Rule
+from gpuq.ops import fixed_point
+from gpuq.ops.spec import INT8, UINT8, Shape, Spec, clamp_to, run_shape
+from gpuq.quant import Quant
+
+DIFF_INTEGER_BITS = 5
+SUM_INTEGER_BITS = 12
+OUTPUT_SCALE = 1 / 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxSpec(Spec):
+    """Softmax of each row.
+
+    Args:
+        depth: elements of a row (the last dimension).
+        x_quant: per tensor, int8 or uint8.
+        out_quant: scale 1/256 (within 0.1 %), the same dtype, zero point the dtype's minimum.
+        beta: factor on the input.
+    """
+
+    op: ClassVar[str] = "SOFTMAX"
+
+    depth: int
+    x_quant: Quant
+    out_quant: Quant
+    beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.require_positive(depth=self.depth)
+        self.require_dtype("input", self.x_quant.dtype, INT8, UINT8)
+        self.require_dtype("output", self.out_quant.dtype, self.x_quant.dtype)
+        self.require_per_tensor(x_quant=self.x_quant, out_quant=self.out_quant)
+        # uint8's output parameters are not checked by the runtimes, and not used.
+        if self.out_quant.dtype == INT8:
+            self.require(
+                self.out_quant.zero_point == -128
+                and abs(self.out_quant.scalar_scale() - OUTPUT_SCALE) <= 0.001 * OUTPUT_SCALE,
+                f"output must have scale 1/256 and zero point -128, got {self.out_quant.scale} "
+                f"and {self.out_quant.zero_point}",
+            )
+        self.require(math.isfinite(self.beta) and self.beta > 0, f"beta {self.beta} must be positive and finite")
+        self.require(
+            self.beta * self.x_quant.scalar_scale() * 2.0 ** (31 - DIFF_INTEGER_BITS) > 1,
+            f"beta * input scale = {self.beta * self.x_quant.scalar_scale()} must be above 2^-26",
+        )
+
+    @property
+    def activation_dtype(self) -> np.dtype[Any]:
+        return self.x_quant.dtype
+
+    @property
+    def output_shape(self) -> Shape:
+        return (self.depth,)
+
+
+def input_scaling(spec: SoftmaxSpec) -> tuple[int, int, int]:
+    """(multiplier, left shift, diff_min): differences below diff_min count as probability 0."""
+    real = min(spec.beta * spec.x_quant.scalar_scale() * 2.0 ** (31 - DIFF_INTEGER_BITS), float((1 << 31) - 1))
+    fraction, left_shift = math.frexp(real)
+    multiplier = math.floor(fraction * 2.0**31 + 0.5)
+    if multiplier == 1 << 31:
+        multiplier, left_shift = multiplier // 2, left_shift + 1
+    largest = ((1 << DIFF_INTEGER_BITS) - 1) * 2.0 ** (31 - DIFF_INTEGER_BITS) / 2.0**left_shift
+    return multiplier, left_shift, -math.floor(largest)
+
+
+def reference(spec: SoftmaxSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Exact probabilities of (..., depth) codes: (rows, depth) codes."""
+    rows = run_shape(x, (spec.depth,)).astype(np.int64)
+    multiplier, left_shift, diff_min = input_scaling(spec)
+    diff = rows - rows.max(axis=1, keepdims=True)
+    counts = diff >= diff_min
+    scaled = numerics.saturating_rounding_doubling_high_mul(
+        numerics.wrap_int32(np.where(counts, diff, 0) << left_shift), multiplier
+    )
+    exps = fixed_point.exp_on_negative_values(scaled, DIFF_INTEGER_BITS)
+    in_sum = numerics.rounding_divide_by_pot(exps, SUM_INTEGER_BITS)
+    total = np.where(counts, in_sum, 0).sum(axis=1, keepdims=True)
+    inverse, bits_over_unit = fixed_point.reciprocal(numerics.wrap_int32(total), SUM_INTEGER_BITS)
+    product = numerics.saturating_rounding_doubling_high_mul(inverse, exps)
+    codes = numerics.rounding_divide_by_pot(product, bits_over_unit + 31 - 8) + spec.out_quant.qmin
+    out = np.where(counts, codes, spec.out_quant.qmin)
+    return clamp_to(out, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)
