@@ -11,6 +11,7 @@ whose last term goes to the bias; borders are filled with zp_x - c.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,7 +31,9 @@ from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
 
 # Bytes of float32 taps and float64 sums per block: small enough for a core's second-level cache.
-BLOCK_BYTES = 1 << 19
+BLOCK_BYTES = 1 << 20
+# Elements of a row from which NumPy's cost per inner loop no longer counts.
+LONG_ROW = 4096
 
 
 def centre(x_quant: Quant) -> tuple[int, int]:
@@ -43,8 +46,10 @@ def packed_epilogue(
     rule: Rule,
     weight_sums: npt.NDArray[np.int64],
     bias: npt.NDArray[np.int32] | None,
-    bound: int,
-    channels: slice,
+    bounds: npt.NDArray[np.int64],
+    *,
+    channels: slice = slice(None),
+    repeat: int = 1,
 ) -> Epilogue:
     """The epilogue of some output channels: zero points folded into the bias."""
     folded = (centre(spec.x_quant)[0] - spec.x_quant.scalar_zero_point()) * weight_sums
@@ -58,11 +63,17 @@ def packed_epilogue(
         rule=rule,
         reals=reals[channels] if reals.size > 1 else reals,
         bias=folded,
-        bound=bound,
+        bounds=bounds,
         out_quant=spec.out_quant,
         act_min=act_min,
         act_max=act_max,
+        repeat=repeat,
     )
+
+
+def row_repeat(out_w: int, channels: int) -> int:
+    """How many pixels to treat as one long row: a divisor of the width, as many as LONG_ROW elements allow."""
+    return max(k for k in range(1, out_w + 1) if out_w % k == 0 and (k == 1 or k * channels <= LONG_ROW))
 
 
 class ImageBlocks:
@@ -81,39 +92,56 @@ class ImageBlocks:
 
 
 class PaddedBand:
-    """The input rows that a band of output rows sees, centred, as float32, borders filled."""
+    """The input rows that a band of output rows sees, centred, as float32, borders filled.
 
-    def __init__(self, window: Window2d, in_h: int, in_w: int, in_c: int, x_quant: Quant) -> None:
+    Layout (images, rows, phases, columns, channels): padded column c lies in phase c % phases at c // phases, so that
+    with as many phases as the stride the pixels that one tap sees are contiguous. Each channel may be repeated.
+    """
+
+    def __init__(
+        self, window: Window2d, in_h: int, in_w: int, in_c: int, x_quant: Quant, *, phases: int = 1, repeat: int = 1
+    ) -> None:
         self._window = window
         self._in_h, self._in_w, self._in_c = in_h, in_w, in_c
         self._centre = np.float32(centre(x_quant)[0])
         self._border = np.float32(x_quant.scalar_zero_point()) - self._centre
-        self.width = in_w + window.pad_left + window.pad_right
+        self._phases, self._repeat = phases, repeat
+        self._columns = -(-(in_w + window.pad_left + window.pad_right) // phases)
 
-    def height(self, out_rows: int) -> int:
-        """Input rows under this many output rows."""
+    def shape(self, images: int, out_rows: int) -> tuple[int, int, int, int, int]:
+        """The shape under this many output rows."""
         window = self._window
-        return (out_rows - 1) * window.stride_h + (window.kernel_h - 1) * window.dilation_h + 1
+        height = (out_rows - 1) * window.stride_h + (window.kernel_h - 1) * window.dilation_h + 1
+        return images, height, self._phases, self._columns, self._in_c * self._repeat
 
     def fill(self, band: npt.NDArray[np.float32], x: npt.NDArray[Any], first: int) -> None:
-        """Writes band (images, height, width, C) for output rows from `first` on."""
-        window = self._window
+        """Writes the band for output rows from `first` on."""
+        window, phases = self._window, self._phases
         top = first * window.stride_h - window.pad_top
         inside_top, inside_bottom = max(top, 0), min(top + band.shape[1], self._in_h)
-        above, below = inside_top - top, max(inside_bottom - top, 0)
-        left, right = window.pad_left, window.pad_left + self._in_w
         if inside_bottom <= inside_top:
             band[...] = self._border
             return
+        above, below = inside_top - top, inside_bottom - top
         band[:, :above] = self._border
         band[:, below:] = self._border
-        band[:, above:below, :left] = self._border
-        band[:, above:below, right:] = self._border
-        inside = band[:, above:below, left:right]
-        if self._centre:
-            np.subtract(x[:, inside_top:inside_bottom], self._centre, out=inside)
-        else:
-            np.copyto(inside, x[:, inside_top:inside_bottom])
+        rows = x[:, inside_top:inside_bottom]
+        for phase in range(phases):
+            # The first column of this phase inside the image, and the image's column that lies there.
+            left = max(0, -(-(window.pad_left - phase) // phases))
+            start = left * phases + phase - window.pad_left
+            pixels = rows[:, :, start::phases]
+            right = left + pixels.shape[2]
+            band[:, above:below, phase, :left] = self._border
+            band[:, above:below, phase, right:] = self._border
+            inside = band[:, above:below, phase, left:right]
+            if self._repeat > 1:
+                inside = inside.reshape(*pixels.shape, self._repeat)
+                pixels = pixels[..., None]
+            if self._centre:
+                np.subtract(pixels, self._centre, out=inside)
+            else:
+                np.copyto(inside, pixels)
 
 
 class Conv2dPlan:
@@ -127,6 +155,8 @@ class Conv2dPlan:
         self.name = "conv2d_im2col_sgemm"
         kernel = weights.astype(np.int64) - spec.w_quant.zero_points.reshape(-1, 1, 1, 1)
         self._group_in, self._group_out = spec.in_c // spec.groups, spec.out_c // spec.groups
+        out_h, out_w, _ = spec.output_shape
+        repeat = row_repeat(out_w, spec.out_c) if spec.groups == 1 else 1
         self._gemms: list[ExactGemm] = []
         self._epilogues: list[Epilogue] = []
         for group in range(spec.groups):
@@ -134,22 +164,24 @@ class Conv2dPlan:
             taps = kernel[channels].reshape(self._group_out, -1).T
             gemm = ExactGemm.pack(taps, centre(spec.x_quant)[1])
             self._gemms.append(gemm)
-            self._epilogues.append(packed_epilogue(spec, rule, taps.sum(axis=0), bias, gemm.bound, channels))
+            self._epilogues.append(
+                packed_epilogue(spec, rule, taps.sum(axis=0), bias, gemm.bounds, channels=channels, repeat=repeat)
+            )
         self.constant_bytes = sum(gemm.constant_bytes for gemm in self._gemms)
         self._band = PaddedBand(spec.window, spec.in_h, spec.in_w, spec.in_c, spec.x_quant)
-        out_h, out_w, _ = spec.output_shape
         self._taps = spec.window.taps * self._group_in
         self._gathers = spec.groups > 1 or spec.window.taps > 1 or spec.window.stride_h > 1 or spec.window.stride_w > 1
         row_bytes = out_w * (4 * self._taps * self._gathers + 20 * self._group_out)
-        row_bytes += 4 * self._band.width * spec.in_c * spec.window.stride_h
+        row_bytes += 4 * math.prod(self._band.shape(1, 1)[2:]) * spec.window.stride_h
         self._blocks = ImageBlocks(out_h, row_bytes)
 
     def workspace_bytes(self, runs: int) -> int:
         spec = self.spec
         _, out_w, _ = spec.output_shape
         pixels = self._blocks.images * self._blocks.rows * out_w
-        band = self._blocks.images * self._band.height(self._blocks.rows) * self._band.width * spec.in_c
-        sizes = (4 * band, 4 * pixels * self._taps, *(size * pixels * self._group_out for size in (4, 8, 8)))
+        band = math.prod(self._band.shape(self._blocks.images, self._blocks.rows))
+        taps = pixels * self._taps if self._gathers else 0
+        sizes = (4 * band, 4 * taps, 4 * pixels * self._group_out, 8 * pixels * self._group_out)
         return sum(aligned(size) for size in sizes)
 
     def launch(
@@ -166,7 +198,7 @@ class Conv2dPlan:
         for images, first, last in self._blocks(x.shape[0]):
             scratch = Scratch(workspace)
             count, rows = images.stop - images.start, last - first
-            band = scratch.take((count, self._band.height(rows), self._band.width, spec.in_c), np.float32)
+            band = scratch.take(self._band.shape(count, rows), np.float32)
             self._band.fill(band, x[images], first)
             pixels = count * rows * out_w
             taps = scratch.take((pixels, self._taps), np.float32) if self._gathers else band.reshape(pixels, -1)
@@ -175,7 +207,7 @@ class Conv2dPlan:
             codes = y[images, first:last].reshape(pixels, out_c)
             for group, (gemm, epilogue) in enumerate(zip(self._gemms, self._epilogues, strict=True)):
                 if self._gathers:
-                    self._gather(band, taps.reshape(count, rows, out_w, -1), group)
+                    self._gather(band[:, :, 0], taps.reshape(count, rows, out_w, -1), group)
                 sums = gemm(taps, part, total)
                 channels = slice(group * self._group_out, (group + 1) * self._group_out)
                 epilogue(sums, codes[:, channels], total)
@@ -217,7 +249,7 @@ class FullyConnectedPlan:
         self.name = "fully_connected_sgemm"
         taps = (weights.astype(np.int64) - spec.w_quant.zero_points.reshape(-1, 1)).T
         self._gemm = ExactGemm.pack(taps, centre(spec.x_quant)[1])
-        self._epilogue = packed_epilogue(spec, rule, taps.sum(axis=0), bias, self._gemm.bound, slice(None))
+        self._epilogue = packed_epilogue(spec, rule, taps.sum(axis=0), bias, self._gemm.bounds)
         self._centre = np.float32(centre(spec.x_quant)[0])
         self._block = max(1, BLOCK_BYTES // (4 * spec.in_c + 20 * spec.out_c))
         self.constant_bytes = self._gemm.constant_bytes

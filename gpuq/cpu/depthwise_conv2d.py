@@ -6,13 +6,14 @@ cpu/conv2d.py. Where that bound reaches 2^24 the block is summed in float64.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cpu.conv2d import ImageBlocks, PaddedBand, centre, packed_epilogue
+from gpuq.cpu.conv2d import ImageBlocks, PaddedBand, centre, packed_epilogue, row_repeat
 from gpuq.cpu.gemm import EXACT_FLOAT32
 from gpuq.cpu.scratch import Scratch, aligned
 from gpuq.numerics import Rule
@@ -49,23 +50,32 @@ class DepthwiseConv2dPlan:
         self.spec = spec
         self.name = "depthwise_conv2d_taps_float"
         kernel = (weights.astype(np.int64) - spec.w_quant.zero_points)[0]
-        bound = int(np.abs(kernel).sum(axis=(0, 1)).max()) * centre(spec.x_quant)[1]
-        self._sum_dtype = np.dtype(np.float32 if bound <= EXACT_FLOAT32 else np.float64)
-        self._kernel = kernel.reshape(*kernel.shape[:2], spec.in_c, spec.multiplier).astype(np.float32)
-        self.constant_bytes = self._kernel.nbytes
-        self._epilogue = packed_epilogue(spec, rule, kernel.sum(axis=(0, 1)), bias, bound, slice(None))
-        self._band = PaddedBand(spec.window, spec.in_h, spec.in_w, spec.in_c, spec.x_quant)
+        bounds = np.abs(kernel).sum(axis=(0, 1)) * centre(spec.x_quant)[1]
+        self._sum_dtype = np.dtype(np.float32 if bounds.max() <= EXACT_FLOAT32 else np.float64)
         out_h, out_w, out_c = spec.output_shape
+        self._repeat = row_repeat(out_w, out_c)
+        # Weights of each tap, repeated over a long row of pixels.
+        self._taps = np.tile(kernel.astype(np.float32), (1, 1, self._repeat))
+        self.constant_bytes = self._taps.nbytes
+        self._epilogue = packed_epilogue(spec, rule, kernel.sum(axis=(0, 1)), bias, bounds, repeat=self._repeat)
+        self._band = PaddedBand(
+            spec.window,
+            spec.in_h,
+            spec.in_w,
+            spec.in_c,
+            spec.x_quant,
+            phases=spec.window.stride_w,
+            repeat=spec.multiplier,
+        )
         row_bytes = out_w * out_c * (2 * self._sum_dtype.itemsize + 8)
-        row_bytes += 4 * self._band.width * spec.in_c * spec.window.stride_h
+        row_bytes += 4 * math.prod(self._band.shape(1, 1)[2:]) * spec.window.stride_h
         self._blocks = ImageBlocks(out_h, row_bytes)
 
     def workspace_bytes(self, runs: int) -> int:
         _, out_w, out_c = self.spec.output_shape
         elements = self._blocks.images * self._blocks.rows * out_w * out_c
-        band = self._blocks.images * self._band.height(self._blocks.rows) * self._band.width * self.spec.in_c
-        size = self._sum_dtype.itemsize
-        return aligned(4 * band) + 2 * aligned(size * elements) + 2 * aligned(8 * elements)
+        band = math.prod(self._band.shape(self._blocks.images, self._blocks.rows))
+        return aligned(4 * band) + 2 * aligned(self._sum_dtype.itemsize * elements) + aligned(8 * elements)
 
     def launch(
         self,
@@ -81,17 +91,28 @@ class DepthwiseConv2dPlan:
         for images, first, last in self._blocks(x.shape[0]):
             scratch = Scratch(workspace)
             count, rows = images.stop - images.start, last - first
-            band = scratch.take((count, self._band.height(rows), self._band.width, spec.in_c), np.float32)
+            band = scratch.take(self._band.shape(count, rows), np.float32)
             self._band.fill(band, x[images], first)
-            shape = (count, rows, out_w, spec.in_c, spec.multiplier)
-            sums, product = scratch.take(shape, self._sum_dtype), scratch.take(shape, self._sum_dtype)
-            for kh, kw, pixels in spec.window.views(band, rows, out_w):
-                tap = self._kernel[kh, kw]
+            long_rows = (count, rows, out_w // self._repeat, self._repeat * out_c)
+            sums, product = scratch.take(long_rows, self._sum_dtype), scratch.take(long_rows, self._sum_dtype)
+            for kh, kw, pixels in self._views(band, rows, out_w):
+                tap = self._taps[kh, kw]
                 if kh == kw == 0:
-                    np.multiply(pixels[..., None], tap, out=sums)
+                    np.multiply(pixels.reshape(long_rows), tap, out=sums)
                 else:
-                    np.multiply(pixels[..., None], tap, out=product)
+                    np.multiply(pixels.reshape(long_rows), tap, out=product)
                     sums += product
             flat = (count * rows * out_w, out_c)
-            codes = y[images, first:last].reshape(flat)
-            self._epilogue(sums.reshape(flat), codes, scratch.take(flat, np.float64))
+            self._epilogue(sums.reshape(flat), y[images, first:last].reshape(flat), scratch.take(flat, np.float64))
+
+    def _views(
+        self, band: npt.NDArray[np.float32], rows: int, out_w: int
+    ) -> Iterator[tuple[int, int, npt.NDArray[np.float32]]]:
+        """(kh, kw, the pixels (images, rows, OW, O) that the tap sees); pixels of a row are contiguous."""
+        window = self.spec.window
+        for kh in range(window.kernel_h):
+            top = kh * window.dilation_h
+            for kw in range(window.kernel_w):
+                left, phase = divmod(kw * window.dilation_w, window.stride_w)
+                seen = slice(top, top + (rows - 1) * window.stride_h + 1, window.stride_h)
+                yield kh, kw, band[:, seen, phase, left : left + out_w]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,21 @@ from gpuq.quant import Quant
 EXACT_FLOAT64 = 1 << 53
 # The largest float64 below one half: v + copysign(this, v), truncated, is C's round(v) for every v.
 BELOW_HALF = float(np.nextafter(0.5, 0.0))
+# No code, raised or not, and no distance between two of them comes near this.
+BEYOND_CODES = 1024
+
+Run = Callable[[npt.NDArray[Any], npt.NDArray[np.uint8], npt.NDArray[np.float64]], None]
 
 
 class Epilogue:
     """Turns sums without bias, whose last axis is the output channel, into codes.
 
     Args:
+        reals: float64 (O,) or (1,), the real factors.
         bias: int64 (O,), everything that is constant per channel: bias and folded zero points.
-        bound: no sum exceeds this in magnitude (before the bias).
+        bounds: int64 (O,); no sum of a channel exceeds its bound in magnitude (before the bias).
+        repeat: pixels that are treated as one long row, so that NumPy's inner loops are long; must divide every
+            number of pixels that comes, and needs blocks of codes that are contiguous.
 
     V1 in one floor. With T = acc * m and h = floor((T + 2^30) / 2^31) (SRDHM), V1 ends with
     y = floor((h + 2^(r-1) - [h < 0]) / 2^r) for a right shift r > 0, which is round half away from zero. Floors of
@@ -32,10 +40,18 @@ class Epilogue:
           = floor(t + 1/2 + e)  where h >= 0,  floor(t + 1/2 - e)  where h < 0,
         t = T / 2^(31+r),  e = 2^-(r+1),  and h < 0 exactly when t + e < 0.
 
-    With r = 0, y = h = floor(t + 1/2): the same with e = 0. Every term is an integer multiple of 2^-(31+r); while
-    all stay below 2^53 of these units float64 holds them exactly, so the floor is exact. A left shift multiplies acc
-    beforehand; it is exact while acc * 2^s stays an int32. Where the clamp cuts off everything below the zero point
-    (ReLU), h < 0 always ends at the lower bound, and the sign need not be looked at.
+    With r = 0, y = h = floor(t + 1/2): the same with e = 0. A left shift multiplies acc beforehand. Where the clamp
+    cuts off everything below the zero point (ReLU), h < 0 always ends at the lower bound, and the sign need not be
+    looked at.
+
+    float64 computes this exactly where it matters. t is the sum of (sum of products) * f and bias * f, with
+    f = m / 2^(31+r); every term is an integer multiple of 2^-(31+r). Results beyond the codes' range are clamped, so
+    let |t| + |zero point| + 1 < 1024. Then all terms are below |bias * f| + 1024, and exact while that is below
+    2^53 / 2^(31+r): the condition that _prepare_v1 checks. Further out the terms may be rounded, but rounding is
+    monotonic, so such a result stays on its side of the range and is clamped to the same end.
+
+    A channel that fails the condition is usually a dead one, with a tiny scale: when both ends of its possible sums
+    give one code, all do (V1 is monotonic while nothing wraps). What remains is computed by numerics.requantize.
     """
 
     def __init__(
@@ -44,77 +60,135 @@ class Epilogue:
         rule: Rule,
         reals: npt.NDArray[np.float64],
         bias: npt.NDArray[np.int64],
-        bound: int,
+        bounds: npt.NDArray[np.int64],
         out_quant: Quant,
         act_min: int,
         act_max: int,
+        repeat: int = 1,
     ) -> None:
         self._rule = rule
         self._reals = np.broadcast_to(reals, bias.shape)
         self._bias = bias
         self._zero_point = out_quant.scalar_zero_point()
         self._act_min, self._act_max = act_min, act_max
-        self._dtype = out_quant.dtype
-        # Codes are computed as unsigned: truncation is floor there. int8 codes are raised by 128 and flipped back.
-        self._raise = 0 if self._dtype == UINT8 else 128
-        largest = bound + int(np.abs(bias).max(initial=0))
-        fits = largest < 1 << 31
-        if fits and rule.rounding is Rounding.V1 and self._prepare_v1(largest):
-            self._run = self._run_v1
-        elif fits and rule.rounding is Rounding.V6:
+        # Codes are computed as unsigned bytes: truncation is floor there. int8 is raised by 128 and flipped back.
+        self._raise = 0 if out_quant.dtype == UINT8 else 128
+        self._repeat = repeat
+        self._slow: npt.NDArray[np.intp] = np.zeros(0, np.intp)
+        wraps = bool(np.any(bounds + np.abs(bias) >= 1 << 31))
+        self._run: Run | None = None
+        if rule.rounding is Rounding.V1 and not wraps:
+            self._run = self._prepare_v1(bounds)
+        elif rule.rounding is Rounding.V6 and not wraps:
+            self._factor, self._offset = self._tiled(self._reals), self._tiled(bias.astype(np.float64))
             self._run = self._run_v6
-        else:
-            self._run = self._run_general
 
-    def _prepare_v1(self, largest: int) -> bool:
-        """Computes the constants of the one-floor form; False where float64 could not hold every term exactly."""
+    @property
+    def is_fast(self) -> bool:
+        """False when every channel goes through numerics.requantize."""
+        return self._run is not None
+
+    @property
+    def slow_channels(self) -> int:
+        """Channels that go through numerics.requantize."""
+        return self._slow.size if self.is_fast else self._bias.size
+
+    def _tiled(self, vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.tile(vector, self._repeat)
+
+    def _prepare_v1(self, bounds: npt.NDArray[np.int64]) -> Run | None:
+        """Computes the constants of the one-floor form; None where most channels could not use it."""
         multiplier, shift = numerics.quantize_multipliers(self._reals)
         left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
-        base = self._zero_point + self._raise
-        for factor, up, down in zip(multiplier.tolist(), left.tolist(), right.tolist(), strict=True):
-            raised = largest << up
-            if raised >= 1 << 31 or raised * factor + ((abs(base) + 2) << (31 + down)) >= EXACT_FLOAT64:
-                return False
-        self._factor = np.ldexp(multiplier.astype(np.float64), shift - 31)
-        tie: npt.NDArray[np.float64] = np.where(right > 0, np.ldexp(1.0, -(right + 1)), 0.0)
-        self._ties_by_sign = self._act_min < self._zero_point and bool(tie.any())
-        if self._ties_by_sign:
-            self._tie = tie
-            self._offset = self._bias * self._factor + tie
-            self._rest = 0.5 + base - tie
-        else:
-            self._offset = self._bias * self._factor + (0.5 + tie + base)
-        return True
+        largest = bounds + np.abs(self._bias)
+        # Python integers: nothing here may overflow while it is checked for overflow.
+        exact = np.array(
+            [
+                (most << up) < 1 << 31 and (abs(bias) << up) * m + (BEYOND_CODES << (31 + down)) < EXACT_FLOAT64
+                for most, bias, m, up, down in zip(
+                    largest.tolist(),
+                    self._bias.tolist(),
+                    multiplier.tolist(),
+                    left.tolist(),
+                    right.tolist(),
+                    strict=True,
+                )
+            ],
+            bool,
+        )
+        lowest, highest = self._codes(self._bias - bounds), self._codes(self._bias + bounds)
+        constant = ~exact & (left == 0) & (lowest == highest)
+        self._slow = np.flatnonzero(~exact & ~constant)
+        if 2 * self._slow.size > exact.size:
+            return None
+        fast = exact & ~constant
+        factor = np.where(fast, np.ldexp(multiplier.astype(np.float64), shift - 31), 0.0)
+        tie: npt.NDArray[np.float64] = np.where(fast & (right > 0), np.ldexp(1.0, -(right + 1)), 0.0)
+        base = np.where(constant, lowest, self._zero_point) + self._raise
+        self._factor = self._tiled(factor)
+        if self._act_min >= self._zero_point or not tie.any():
+            self._offset = self._tiled(self._bias * factor + (0.5 + tie + base))
+            return self._run_v1
+        self._tie = self._tiled(tie)
+        self._offset = self._tiled(self._bias * factor + tie)
+        self._rest = self._tiled(0.5 + base - tie)
+        return self._run_v1_by_sign
 
     def __call__(self, acc: npt.NDArray[Any], out: npt.NDArray[Any], t: npt.NDArray[np.float64]) -> None:
-        """Writes codes of acc (rows, O), any float dtype, to out (rows, O), with scratch t (rows, O)."""
-        self._run(acc, out, t)
+        """Writes codes of acc (pixels, O), any float dtype, to out (pixels, O), with scratch t (pixels, O).
 
-    def _run_v1(self, acc: npt.NDArray[Any], out: npt.NDArray[Any], t: npt.NDArray[np.float64]) -> None:
-        np.multiply(acc, self._factor, out=t)
+        acc and t may be the same array.
+        """
+        if self._run is None:
+            np.copyto(out, self._codes(acc.astype(np.int64) + self._bias), casting="unsafe")
+            return
+        slow = acc[:, self._slow].astype(np.int64) if self._slow.size else None
+        rows = (-1, self._repeat * self._bias.size)
+        # A block with one long row per `repeat` pixels; without repetition blocks may have gaps, and stay as they are.
+        codes = out.view(np.uint8)
+        if self._repeat > 1:
+            acc, t, codes = acc.reshape(rows), t.reshape(rows), codes.reshape(rows)
+        self._run(acc, codes, t)
+        if slow is not None:
+            out[:, self._slow] = self._codes(slow + self._bias[self._slow], self._slow)
+
+    def _run_v1(self, acc: npt.NDArray[Any], codes: npt.NDArray[np.uint8], t: npt.NDArray[np.float64]) -> None:
+        self._scale(acc, t)
         t += self._offset
-        if self._ties_by_sign:
-            t += np.copysign(self._tie, t)
-            t += self._rest
-        self._store(t, out)
+        self._store(t, codes)
 
-    def _run_v6(self, acc: npt.NDArray[Any], out: npt.NDArray[Any], t: npt.NDArray[np.float64]) -> None:
-        np.add(acc, self._bias, out=t)
-        t *= self._reals
+    def _run_v1_by_sign(self, acc: npt.NDArray[Any], codes: npt.NDArray[np.uint8], t: npt.NDArray[np.float64]) -> None:
+        self._scale(acc, t)
+        t += self._offset
+        t += np.copysign(self._tie, t)
+        t += self._rest
+        self._store(t, codes)
+
+    def _run_v6(self, acc: npt.NDArray[Any], codes: npt.NDArray[np.uint8], t: npt.NDArray[np.float64]) -> None:
+        np.add(acc, self._offset, out=t)
+        t *= self._factor
         t += np.copysign(BELOW_HALF, t)
         np.trunc(t, out=t)
         t += self._zero_point + self._raise
-        self._store(t, out)
+        self._store(t, codes)
 
-    def _store(self, t: npt.NDArray[np.float64], out: npt.NDArray[Any]) -> None:
-        # Half a code above the upper bound truncates to it, and leaves the bound's own fraction alone.
+    def _scale(self, acc: npt.NDArray[Any], t: npt.NDArray[np.float64]) -> None:
+        # Converting first is faster than one multiplication of mixed types, which NumPy buffers.
+        if acc is not t:
+            np.copyto(t, acc)
+        t *= self._factor
+
+    def _store(self, t: npt.NDArray[np.float64], codes: npt.NDArray[np.uint8]) -> None:
+        # Half a code above the upper bound truncates to it.
         np.clip(t, self._act_min + self._raise, self._act_max + self._raise + 0.5, out=t)
-        codes = out.view(np.uint8)
         np.copyto(codes, t, casting="unsafe")
         if self._raise:
             np.bitwise_xor(codes, 0x80, out=codes)
 
-    def _run_general(self, acc: npt.NDArray[Any], out: npt.NDArray[Any], t: npt.NDArray[np.float64]) -> None:
-        wrapped = numerics.wrap_int32(acc.astype(np.int64) + self._bias)
-        codes = numerics.requantize(wrapped, self._rule.rounding, self._reals) + self._zero_point
-        np.copyto(out, np.clip(codes, self._act_min, self._act_max), casting="unsafe")
+    def _codes(
+        self, acc: npt.NDArray[np.int64], channels: npt.NDArray[np.intp] | slice = slice(None)
+    ) -> npt.NDArray[np.int64]:
+        """Codes of sums with bias of these channels, by numerics.requantize."""
+        reals = self._reals[channels]
+        codes = numerics.requantize(numerics.wrap_int32(acc), self._rule.rounding, reals) + self._zero_point
+        return np.asarray(np.clip(codes, self._act_min, self._act_max))

@@ -23,11 +23,11 @@ class ExactGemm:
 
     Attributes:
         chunks: (first row, last row + 1, float32 weights of these rows).
-        bound: no element of the product exceeds this in magnitude.
+        bounds: int64 (N,); no element of a column of the product exceeds its bound in magnitude.
     """
 
     chunks: tuple[tuple[int, int, npt.NDArray[np.float32]], ...]
-    bound: int
+    bounds: npt.NDArray[np.int64]
 
     @classmethod
     def pack(cls, weights: npt.NDArray[np.int64], x_max: int) -> ExactGemm:
@@ -41,8 +41,7 @@ class ExactGemm:
             last = first + max(1, int(np.searchsorted(running * x_max, EXACT_FLOAT32, side="right")))
             chunks.append((first, last, np.ascontiguousarray(weights[first:last], np.float32)))
             first = last
-        bound = int(magnitudes.sum(axis=0).max(initial=0)) * x_max
-        return cls(tuple(chunks), bound)
+        return cls(tuple(chunks), magnitudes.sum(axis=0) * x_max)
 
     @property
     def constant_bytes(self) -> int:
