@@ -204,8 +204,8 @@ class Quant:
 
 def round_half_away(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Rounds floats to the nearest integer, ties away from zero (C ``round``). Exact: no 0.5 is added."""
-    whole: npt.NDArray[Any] = np.trunc(values)
-    return whole + np.copysign((np.abs(values - whole) >= 0.5).astype(whole.dtype), values)
+    whole = np.trunc(values)
+    return np.asarray(whole + np.copysign((np.abs(values - whole) >= 0.5).astype(whole.dtype), values))
 
 
 def quantize(values: npt.NDArray[Any], quant: Quant, *, narrow_range: bool = False) -> npt.NDArray[Any]:

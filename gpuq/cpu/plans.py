@@ -10,6 +10,7 @@ import numpy.typing as npt
 from gpuq.cpu.conv2d import Conv2dPlan, FullyConnectedPlan
 from gpuq.cpu.depthwise_conv2d import DepthwiseConv2dPlan, one_channel_as_conv2d
 from gpuq.cpu.reference import ReferencePlan
+from gpuq.cpu.resize_bilinear import ResizeBilinearPlan
 from gpuq.cpu.table import BinaryTablePlan, UnaryTablePlan
 from gpuq.numerics import Rule
 from gpuq.ops.broadcast import BinarySpec
@@ -19,6 +20,7 @@ from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.logistic import LogisticSpec
 from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.relu import ReluSpec
+from gpuq.ops.resize_bilinear import ResizeBilinearSpec
 from gpuq.ops.spec import Spec
 from gpuq.plan import Plan
 
@@ -46,4 +48,6 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
         return BinaryTablePlan(spec, rule, *constants)
     if isinstance(spec, LogisticSpec | ReluSpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is not None):
         return UnaryTablePlan(spec, rule)
+    if isinstance(spec, ResizeBilinearSpec) and constants[0] is None:
+        return ResizeBilinearPlan(spec, rule)
     return ReferencePlan(spec, rule, constants)

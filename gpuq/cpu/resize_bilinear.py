@@ -1,0 +1,91 @@
+"""RESIZE_BILINEAR over bands of output rows: the reference's products and sums, in its order, on cached blocks.
+
+Rows are blended once per input column, then columns are gathered and blended: the same products, since the row
+weight is the first factor of each. int8 works in int32: a code is below 2^8, a weight within [-512, 1536], and the
+four products of one output sum to less than 2^31.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.cpu.scratch import Scratch, aligned
+from gpuq.numerics import Rule
+from gpuq.ops.resize_bilinear import ResizeBilinearSpec, float_positions, integer_positions
+from gpuq.ops.spec import INT8
+
+BAND_BYTES = 1 << 19
+
+
+class ResizeBilinearPlan:
+    """Positions and weights computed once; see the module."""
+
+    def __init__(self, spec: ResizeBilinearSpec, rule: Rule) -> None:
+        self.spec = spec
+        self.name = "resize_bilinear_bands"
+        is_int8 = spec.dtype == INT8
+        positions = integer_positions if is_int8 else float_positions
+        self._dtype = np.dtype(np.int32 if is_int8 else np.float32)
+        one = self._dtype.type(1024 if is_int8 else 1)
+        self._y0, self._y1, y_weight = positions(spec, spec.in_h, spec.out_h)
+        self._x0, self._x1, x_weight = positions(spec, spec.in_w, spec.out_w)
+        upper_y, upper_x = y_weight.astype(self._dtype), x_weight.astype(self._dtype)
+        self._wy0, self._wy1 = (one - upper_y)[:, None, None], upper_y[:, None, None]
+        # Column weights repeated over the channels: full-length inner loops.
+        self._wx0, self._wx1 = (
+            np.repeat(weight, spec.in_c).reshape(spec.out_w, spec.in_c) for weight in (one - upper_x, upper_x)
+        )
+        self._finish = _round_to_int8 if is_int8 else _round_to_uint8
+        self._rows = max(1, min(spec.out_h, BAND_BYTES // (4 * spec.out_w * spec.in_c)))
+        self.constant_bytes = self._wx0.nbytes + self._wx1.nbytes
+
+    def workspace_bytes(self, runs: int) -> int:
+        row_in, row_out = (4 * self._rows * width * self.spec.in_c for width in (self.spec.in_w, self.spec.out_w))
+        return 2 * aligned(row_in) + 2 * aligned(row_out)
+
+    def launch(
+        self,
+        inputs: Sequence[npt.NDArray[Any]],
+        outputs: Sequence[npt.NDArray[Any]],
+        workspace: npt.NDArray[np.uint8],
+        stream: object = None,
+    ) -> None:
+        spec = self.spec
+        x = inputs[0].reshape(-1, spec.in_h, spec.in_w, spec.in_c)
+        y = outputs[0].reshape(-1, *spec.output_shape)
+        for image in range(x.shape[0]):
+            for first in range(0, spec.out_h, self._rows):
+                band = slice(first, min(first + self._rows, spec.out_h))
+                self._blend(x[image], y[image, band], band, Scratch(workspace))
+
+    def _blend(self, image: npt.NDArray[Any], out: npt.NDArray[Any], band: slice, scratch: Scratch) -> None:
+        rows = (band.stop - band.start, self.spec.in_w, self.spec.in_c)
+        top, bottom = scratch.take(rows, self._dtype), scratch.take(rows, self._dtype)
+        np.multiply(image[self._y0[band]], self._wy0[band], out=top)
+        np.multiply(image[self._y1[band]], self._wy1[band], out=bottom)
+        total, product = scratch.take(out.shape, self._dtype), scratch.take(out.shape, self._dtype)
+        corners = ((top, self._x0, self._wx0), (bottom, self._x0, self._wx0))
+        corners += ((top, self._x1, self._wx1), (bottom, self._x1, self._wx1))
+        for number, (row, columns, weights) in enumerate(corners):
+            target = product if number else total
+            np.take(row, columns, axis=1, out=target, mode="clip")
+            target *= weights
+            if number:
+                total += product
+        self._finish(total)
+        np.copyto(out, total, casting="unsafe")
+
+
+def _round_to_int8(total: npt.NDArray[Any]) -> None:
+    """total / 2^20, ties away from zero, in place."""
+    total += (total >> 31) + (1 << 19)
+    total >>= 20
+
+
+def _round_to_uint8(total: npt.NDArray[Any]) -> None:
+    """total + 0.5, in place; the cast that follows truncates."""
+    total += np.float32(0.5)
