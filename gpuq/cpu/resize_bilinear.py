@@ -68,8 +68,12 @@ class ResizeBilinearPlan:
         np.multiply(image[self._y0[band]], self._wy0[band], out=top)
         np.multiply(image[self._y1[band]], self._wy1[band], out=bottom)
         total, product = scratch.take(out.shape, self._dtype), scratch.take(out.shape, self._dtype)
-        corners = ((top, self._x0, self._wx0), (bottom, self._x0, self._wx0))
-        corners += ((top, self._x1, self._wx1), (bottom, self._x1, self._wx1))
+        corners = (
+            (top, self._x0, self._wx0),
+            (bottom, self._x0, self._wx0),
+            (top, self._x1, self._wx1),
+            (bottom, self._x1, self._wx1),
+        )
         for number, (row, columns, weights) in enumerate(corners):
             target = product if number else total
             np.take(row, columns, axis=1, out=target, mode="clip")
