@@ -36,6 +36,14 @@ class Rounding(Enum):
 
     V1 = "v1"
     """gemmlowp's double rounding: the high product rounds ties up, then the right shift rounds ties away from zero."""
+    V1U = "v1u"
+    """Double rounding with both ties up (ruy on x86, NEON epilogues)."""
+    V2 = "v2"
+    """One rounding, ties up (TFLITE_SINGLE_ROUNDING, CMSIS-NN's single rounding, ruy on ARM)."""
+    V3 = "v3"
+    """int64 sums with a 16-bit multiplier, ties up (int16 activations with int64 bias)."""
+    V4 = "v4"
+    """One float32 product, rounded half to even (XNNPACK)."""
     V6 = "v6"
     """One float64 product, rounded half away from zero (LiteRT's reference FULLY_CONNECTED since 1.3)."""
     FIXED_POINT = "fixed_point"
@@ -49,10 +57,14 @@ class Rounding(Enum):
 
 
 class Product(Enum):
-    """The precision in which the product of two float32 scales is taken before it is divided by the output's."""
+    """The precision in which scales are multiplied and divided."""
 
     F32 = "float32"
+    """The product rounded to float32, the quotient in float64."""
     F64 = "float64"
+    """Product and quotient in float64."""
+    ALL_F32 = "all_float32"
+    """Product and quotient each rounded to float32."""
 
 
 @dataclass(frozen=True)
@@ -112,17 +124,18 @@ def quantize_multipliers(reals: npt.NDArray[np.float64]) -> tuple[Int64Array, In
 def real_multipliers(
     x_scale: float, w_scales: npt.NDArray[np.float32], out_scale: float, product: Product
 ) -> npt.NDArray[np.float64]:
-    """x_scale * w_scales / out_scale in float64, the product rounded to float32 first if the rule says so.
+    """x_scale * w_scales / out_scale as float64 values, rounded on the way as the rule says.
 
     Returns:
         float64 vector, one factor per scale of w.
     """
-    if product is Product.F32:
-        with np.errstate(over="ignore", under="ignore"):
-            products = (np.float32(x_scale) * w_scales).astype(np.float64)
-    else:
-        products = np.float64(x_scale) * w_scales.astype(np.float64)
-    return np.asarray(products / np.float64(out_scale))
+    if product is Product.F64:
+        return np.asarray(np.float64(x_scale) * w_scales.astype(np.float64) / np.float64(out_scale))
+    with np.errstate(over="ignore", under="ignore"):
+        products = np.float32(x_scale) * w_scales
+        if product is Product.ALL_F32:
+            return np.asarray(products / np.float32(out_scale), np.float64)
+    return np.asarray(products.astype(np.float64) / np.float64(out_scale))
 
 
 # ------------------------------------------------------------------------------------------- requantization
@@ -167,6 +180,58 @@ def requantize_v1(
     return rounding_divide_by_pot(saturating_rounding_doubling_high_mul(shifted, multiplier), right)
 
 
+def requantize_v1u(
+    acc: npt.NDArray[Any], multiplier: npt.NDArray[Any] | int, shift: npt.NDArray[Any] | int
+) -> Int64Array:
+    """As V1, but the right shift rounds ties up: differs from V1 by one at exact negative ties only.
+
+    Source: ruy 2af88863, ruy/kernel_avx2_fma.cc, kernel_avx512.cc.
+    """
+    shift64 = np.asarray(shift, np.int64)
+    left, right = np.maximum(shift64, 0), np.maximum(-shift64, 0)
+    high = saturating_rounding_doubling_high_mul(wrap_int32(np.asarray(acc, np.int64) << left), multiplier)
+    half = (np.int64(1) << right) >> 1
+    return np.asarray((high + half) >> right)
+
+
+def requantize_v2(
+    acc: npt.NDArray[Any], multiplier: npt.NDArray[Any] | int, shift: npt.NDArray[Any] | int
+) -> Int64Array:
+    """acc * multiplier * 2^(shift - 31), rounded once, ties up; multiplier >= 0, -31 <= shift <= 30.
+
+    Source: LiteRT tflite/kernels/internal/common.cc (TFLITE_SINGLE_ROUNDING).
+    """
+    total_shift = 31 - np.asarray(shift, np.int64)
+    product = np.asarray(acc, np.int64) * np.asarray(multiplier, np.int64)
+    # |product| + half <= 2^62 + 2^61: no overflow.
+    return np.asarray((product + (np.int64(1) << (total_shift - 1))) >> total_shift)
+
+
+def requantize_v3(
+    acc: npt.NDArray[Any], multiplier: npt.NDArray[Any] | int, shift: npt.NDArray[Any] | int
+) -> Int64Array:
+    """int64 sums, |acc| < 2^47, by the multiplier's upper 16 bits, ties up, wrapped to int32; -31 <= shift < 8.
+
+    Source: LiteRT tflite/kernels/internal/common.cc, the overload for int64.
+    """
+    multiplier64 = np.asarray(multiplier, np.int64)
+    reduced = np.where(multiplier64 < 0x7FFF0000, (multiplier64 + (1 << 15)) >> 16, 0x7FFF)
+    total_shift = 15 - np.asarray(shift, np.int64)
+    rounded = np.asarray(acc, np.int64) * reduced + (np.int64(1) << (total_shift - 1))
+    return wrap_int32(rounded >> total_shift)
+
+
+def requantize_v4(acc: npt.NDArray[Any], real: npt.NDArray[Any] | float) -> Int64Array:
+    """float32(acc) * float32(real) in float32, rounded half to even.
+
+    XNNPACK clamps before it rounds; its bounds are integers, so clamping afterwards gives the same.
+
+    Source: XNNPACK 75db3c093, src/qs8-gemm (minmax-fp32).
+    """
+    scaled = np.asarray(acc).astype(np.float32) * np.asarray(real, np.float32)
+    return np.asarray(np.rint(scaled), np.int64)
+
+
 def requantize_v6(acc: npt.NDArray[Any], real: npt.NDArray[Any] | float) -> Int64Array:
     """acc * real in float64, rounded half away from zero.
 
@@ -178,10 +243,17 @@ def requantize_v6(acc: npt.NDArray[Any], real: npt.NDArray[Any] | float) -> Int6
 
 def requantize(acc: npt.NDArray[Any], rounding: Rounding, reals: npt.NDArray[np.float64]) -> Int64Array:
     """acc times real factors by the named rounding; factors broadcast along the last axis of acc."""
-    if rounding is Rounding.V1:
-        return requantize_v1(acc, *quantize_multipliers(reals))
-    if rounding is Rounding.V6:
-        return requantize_v6(acc, reals)
+    fixed_point = {
+        Rounding.V1: requantize_v1,
+        Rounding.V1U: requantize_v1u,
+        Rounding.V2: requantize_v2,
+        Rounding.V3: requantize_v3,
+    }
+    floating_point = {Rounding.V4: requantize_v4, Rounding.V6: requantize_v6}
+    if rounding in fixed_point:
+        return fixed_point[rounding](acc, *quantize_multipliers(reals))
+    if rounding in floating_point:
+        return floating_point[rounding](acc, reals)
     raise InputValueError(f"requantize: {rounding.name} is not a rule for accumulators")
 
 

@@ -205,7 +205,9 @@ class Quant:
 def round_half_away(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Rounds floats to the nearest integer, ties away from zero (C ``round``). Exact: no 0.5 is added."""
     whole = np.trunc(values)
-    return np.asarray(whole + np.copysign((np.abs(values - whole) >= 0.5).astype(whole.dtype), values))
+    with np.errstate(invalid="ignore"):  # Inf - Inf; an infinity stays one
+        half_or_more = np.abs(values - whole) >= 0.5
+    return np.asarray(whole + np.copysign(half_or_more.astype(whole.dtype), values))
 
 
 def quantize(values: npt.NDArray[Any], quant: Quant, *, narrow_range: bool = False) -> npt.NDArray[Any]:

@@ -161,16 +161,19 @@ def plan_program(graph: Graph, device: Device, profile: str) -> Program:
 
 def _resolve(graph: Graph, profile: str) -> dict[int, numerics.Rule]:
     """The rule of every node, by its number in the file."""
-    numerics.profile(profile)
+    reproduces = numerics.profile(profile).reproduces
     rules: dict[int, numerics.Rule] = {}
     problems: dict[str, list[int]] = {}
     for node in graph.nodes:
         try:
             rules[node.index] = numerics.resolve(profile, node.spec)
-        except UnsupportedModel as error:
-            problems.setdefault(str(error), []).append(node.index)
+        except UnsupportedModel:
+            problems.setdefault(f"{node.spec.op} on {node.spec.activation_dtype}", []).append(node.index)
     if problems:
-        raise UnsupportedModel("; ".join(f"{text} ({len(nodes)} operators)" for text, nodes in problems.items()))
+        texts = (f"{text} ({len(nodes)} operator{'s' * (len(nodes) > 1)})" for text, nodes in problems.items())
+        raise UnsupportedModel(
+            f"numerics {profile!r}, which reproduces {reproduces}, does not have: {'; '.join(texts)}"
+        )
     return rules
 
 

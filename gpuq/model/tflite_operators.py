@@ -78,7 +78,8 @@ class OperatorView:
     def quant(self, tensor: Tensor) -> Quant:
         """The quantization of a tensor that must have one."""
         if tensor.quant is None:
-            raise InputTypeError(f"{self.raw.name}: {tensor.dtype} without quantization parameters is not supported")
+            lack = "" if tensor.dtype.kind == "f" else " without quantization parameters"
+            raise InputTypeError(f"{self.raw.name}: {tensor.dtype} tensors{lack} are not supported")
         return tensor.quant
 
     def image(self, position: int = 0) -> tuple[int, int, int, int]:
@@ -142,6 +143,7 @@ class OperatorView:
 
     def weights_and_bias(self) -> None:
         """Checks what the Specs cannot see of weights and bias."""
+        self.quant(self.x())  # of a float layer say that, not what follows for its bias
         self.constant(1, "weights")
         if self.has(2):
             bias = self.constant(2, "bias")
