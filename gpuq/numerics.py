@@ -53,7 +53,7 @@ class Rounding(Enum):
     AFFINE_F32 = "affine_f32"
     """float32 quotients and products as quantize.h, dequantize.h and concatenation.h write them."""
     EXACT = "exact"
-    """No scaling: copies, comparisons, integer means of codes."""
+    """No scaling: copies, comparisons, clamps, integer means of codes."""
 
 
 class Product(Enum):
@@ -325,10 +325,6 @@ def _on_uint8(spec: OperatorSpec) -> bool:
     return spec.activation_dtype == np.uint8
 
 
-def _int8_per_tensor_weights(spec: Any) -> bool:
-    return _on_int8(spec) and not spec.w_quant.is_per_channel
-
-
 def _from_float(spec: OperatorSpec) -> bool:
     return spec.activation_dtype == np.float32
 
@@ -345,7 +341,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("CONV_2D DEPTHWISE_CONV_2D", _on_uint8, Rounding.V1, Product.F32),
                 _row("CONV_2D DEPTHWISE_CONV_2D", _on_int8, Rounding.V1),
                 _row("FULLY_CONNECTED", _always, Rounding.V6),
-                _row("ADD SUB MUL MEAN RELU RELU6", _always, Rounding.V1),
+                _row("MUL RELU RELU6", _always, Rounding.V1, Product.ALL_F32),
+                _row("ADD SUB MEAN", _always, Rounding.V1),
                 _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
                 _row("QUANTIZE", _always, Rounding.V1),
                 _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
@@ -363,9 +360,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             "TFLite Micro's portable kernels (measured on the tflite-micro wheel of 2026-10-23)",
             (
                 _row("CONV_2D DEPTHWISE_CONV_2D", _on_int8, Rounding.V1),
-                _row("FULLY_CONNECTED", _int8_per_tensor_weights, Rounding.V1, Product.F32),
-                _row("FULLY_CONNECTED", _on_int8, Rounding.V1),
-                _row("ADD SUB MUL MEAN RELU RELU6", _on_int8, Rounding.V1),
+                _row("FULLY_CONNECTED ADD SUB MUL MEAN RELU", _on_int8, Rounding.V1),
+                _row("RELU6", _on_int8, Rounding.EXACT),
                 _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
                 _row("QUANTIZE", _always, Rounding.V1),
                 _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),

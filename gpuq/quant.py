@@ -125,6 +125,9 @@ class Quant:
             bad = int(np.argmax(low > high))
             raise InputValueError(f"Quant.from_range: minimum {low[bad]} must not exceed maximum {high[bad]}")
         low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
+        with np.errstate(over="ignore"):
+            if not np.all(np.isfinite(high - low)):
+                raise InputValueError("Quant.from_range: the range is wider than a float64 holds")
         tiny = high - low <= NEAR_ZERO_RANGE
         low = np.where(tiny, np.minimum(low, -NEAR_ZERO_RANGE / 2), low)
         high = np.where(tiny, np.maximum(high, NEAR_ZERO_RANGE / 2), high)
@@ -139,7 +142,8 @@ class Quant:
             from_min, from_max = qmin - low / scales, qmax - high / scales
             error_min, error_max = abs(qmin) + np.abs(low / scales), abs(qmax) + np.abs(high / scales)
             nudged = round_half_away(np.where(error_min < error_max, from_min, from_max))
-            zero_points = np.clip(nudged, qmin, qmax).astype(np.int64)
+            # By way of Python integers: the highest int64 is no float64, and a plain cast would wrap.
+            zero_points = np.array([min(max(int(point), qmin), qmax) for point in nudged], np.int64)
         if axis is None and low.size == 1:
             return cls(float(scales[0]), int(zero_points[0]), None, dtype)
         return cls(scales, zero_points, axis, dtype)

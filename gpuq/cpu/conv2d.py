@@ -54,7 +54,7 @@ def packed_epilogue(
     """The epilogue of some output channels: zero points folded into the bias."""
     folded = (centre(spec.x_quant)[0] - spec.x_quant.scalar_zero_point()) * weight_sums
     if bias is not None:
-        folded = folded + bias[channels]
+        folded = folded + bias.reshape(-1)[channels]
     reals = numerics.real_multipliers(
         spec.x_quant.scalar_scale(), spec.w_quant.scales, spec.out_quant.scalar_scale(), rule.product
     )

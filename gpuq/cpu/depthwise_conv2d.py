@@ -58,13 +58,15 @@ class DepthwiseConv2dPlan:
         self._taps = np.tile(kernel.astype(np.float32), (1, 1, self._repeat))
         self.constant_bytes = self._taps.nbytes
         self._epilogue = packed_epilogue(spec, rule, kernel.sum(axis=(0, 1)), bias, bounds, repeat=self._repeat)
+        # With one output column every view is one column wide, and any layout is contiguous.
+        self._phases = spec.window.stride_w if out_w > 1 else 1
         self._band = PaddedBand(
             spec.window,
             spec.in_h,
             spec.in_w,
             spec.in_c,
             spec.x_quant,
-            phases=spec.window.stride_w,
+            phases=self._phases,
             repeat=spec.multiplier,
         )
         row_bytes = out_w * out_c * (2 * self._sum_dtype.itemsize + 8)
@@ -113,6 +115,6 @@ class DepthwiseConv2dPlan:
         for kh in range(window.kernel_h):
             top = kh * window.dilation_h
             for kw in range(window.kernel_w):
-                left, phase = divmod(kw * window.dilation_w, window.stride_w)
+                left, phase = divmod(kw * window.dilation_w, self._phases)
                 seen = slice(top, top + (rows - 1) * window.stride_h + 1, window.stride_h)
                 yield kh, kw, band[:, seen, phase, left : left + out_w]

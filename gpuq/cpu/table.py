@@ -72,9 +72,10 @@ class BinaryTablePlan:
         a, b = (next(activations) if constant is None else constant for constant in self._constants)
         spec: Any = self.spec
         a, b = spec.aligned(a.view(np.uint8), b.view(np.uint8))
-        out = outputs[0]
+        runs = outputs[0].shape[0]
+        out = outputs[0].reshape(runs, -1)
         # One run at a time keeps the 16-bit indices in the cache.
-        for run in range(out.shape[0]):
+        for run in range(runs):
             index = a[run if a.shape[0] > 1 else 0].astype(np.uint16) << 8
             pair = index + b[run if b.shape[0] > 1 else 0]
-            np.take(self._table, pair.reshape(out.shape[1:]), out=out[run], mode="wrap")
+            np.take(self._table, pair.reshape(-1), out=out[run], mode="wrap")

@@ -141,7 +141,7 @@ class Executor:
         if index in workspace.views:
             return self._copy(workspace, index)
         constant = self.program.constants[index]
-        return joined(np.broadcast_to(constant, (workspace.runs, *constant.shape)))
+        return joined(np.repeat(constant[None], workspace.runs, axis=0))
 
     @staticmethod
     def _copy(workspace: Workspace, index: int) -> npt.NDArray[Any]:

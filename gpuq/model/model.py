@@ -280,6 +280,7 @@ def _details(tensor: Tensor) -> dict[str, Any]:
             "scales": quantized.scales if quantized else np.zeros(0, np.float32),
             "zero_points": quantized.zero_points.astype(np.int32) if quantized else np.zeros(0, np.int32),
             "quantized_dimension": (quantized.axis or 0) if quantized else 0,
+            "block_size": 0,
         },
         "sparsity_parameters": {},
     }

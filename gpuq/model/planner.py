@@ -7,7 +7,8 @@ arena of one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from gpuq import cpu, numerics
 from gpuq.devices import Device
-from gpuq.errors import ModelLimit, UnsupportedModel
+from gpuq.errors import InputValueError, ModelLimit, UnsupportedModel
 from gpuq.model.graph import Graph, Node
 from gpuq.ops.registry import reference
 from gpuq.ops.spec import Shape, shape_text
@@ -64,7 +65,7 @@ class Program:
 
     Attributes:
         operands: every activation and variable, by tensor number.
-        input_views: tensors that share an input's memory.
+        input_views: tensors that share the memory of an input or a variable.
         constants: values of tensors that do not depend on the input.
         arena_bytes: activations of one run.
     """
@@ -114,7 +115,8 @@ def plan_program(graph: Graph, device: Device, profile: str) -> Program:
     live: list[Node] = []
     for node in graph.nodes:
         if all(index in constants for index in node.inputs if index >= 0):
-            _fold(graph, node, rules[node.index], constants)
+            with _refusals(node):
+                _fold(graph, node, rules[node.index], constants)
         else:
             live.append(node)
     roots = _storage_roots(graph, live)
@@ -134,9 +136,9 @@ def plan_program(graph: Graph, device: Device, profile: str) -> Program:
     for node in live:
         if node.spec.is_view:
             continue
-        plan = cpu.pack(
-            node.spec, rules[node.index], [constants.get(index) if index >= 0 else None for index in node.inputs]
-        )
+        operands_of_node = [constants.get(index) if index >= 0 else None for index in node.inputs]
+        with _refusals(node):
+            plan = cpu.pack(node.spec, rules[node.index], operands_of_node)
         steps.append(
             Step(
                 node=node,
@@ -153,10 +155,23 @@ def plan_program(graph: Graph, device: Device, profile: str) -> Program:
         profile=profile,
         steps=tuple(steps),
         operands=MappingProxyType(operands),
-        input_views=tuple(view for index in graph.inputs for view in views_of.get(index, ())),
+        input_views=tuple(
+            view
+            for index in (*graph.inputs, *(tensor.index for tensor in graph.variables))
+            for view in views_of.get(index, ())
+        ),
         constants=MappingProxyType(constants),
         arena_bytes=arena_bytes,
     )
+
+
+@contextmanager
+def _refusals(node: Node) -> Iterator[None]:
+    """Values that a rule cannot take (a factor beyond its multiplier, say) are the model's, not the caller's."""
+    try:
+        yield
+    except InputValueError as error:
+        raise UnsupportedModel(f"operator #{node.index} {node.spec.op}: {error}") from error
 
 
 def _resolve(graph: Graph, profile: str) -> dict[int, numerics.Rule]:

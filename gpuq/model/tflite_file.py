@@ -8,6 +8,7 @@ MalformedModel.
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from gpuq.errors import MalformedModel, ModelLimit, UnsupportedModel
 
 # The largest counts that are read at all; a corrupt length must not turn into minutes of reading.
 MAX_ENTRIES = 100_000
+MAX_RANK = 32
 
 
 def _enum_names(enum: type) -> Mapping[int, str]:
@@ -177,21 +179,22 @@ def _present(value: Any, what: str) -> Any:
     return value
 
 
-def _counted(count: int, what: str) -> int:
-    if count > MAX_ENTRIES:
-        raise ModelLimit(f"the model has {count} {what}; the limit is {MAX_ENTRIES}")
+def _counted(count: int, what: str, limit: int = MAX_ENTRIES) -> int:
+    if count > limit:
+        raise ModelLimit(f"the model has {count} {what}; the limit is {limit}")
     return count
 
 
 def _text(raw: bytes | None) -> str:
-    return (raw or b"").decode("utf-8", errors="replace")
+    # A flatbuffer may refer to one string from many tables: keep one copy.
+    return sys.intern((raw or b"").decode("utf-8", errors="replace"))
 
 
-def _integers(table: Any, field: str) -> tuple[int, ...]:
+def _integers(table: Any, field: str, limit: int = MAX_ENTRIES) -> tuple[int, ...]:
     """A vector of integers; empty where the file has none."""
     if getattr(table, f"{field}IsNone")():
         return ()
-    _counted(getattr(table, f"{field}Length")(), f"{field} entries")
+    _counted(getattr(table, f"{field}Length")(), f"{field} entries", limit)
     return tuple(int(value) for value in getattr(table, f"{field}AsNumpy")())
 
 
@@ -224,12 +227,16 @@ def _tensor(tensor: Any, index: int, buffers: list[npt.NDArray[np.uint8] | None]
         raise MalformedModel(f"tensor {index} refers to buffer {buffer} of {len(buffers)}")
     quantization = tensor.Quantization()
     no_quantization = quantization is None
+    shape = _integers(tensor, "Shape", MAX_RANK)
+    scales = np.zeros(0, np.float32) if no_quantization else _numbers(quantization, "Scale", np.float32)
+    if scales.size > max(1, *shape, 1):
+        raise MalformedModel(f"tensor {index} has {scales.size} scales, more than any of its dimensions {shape}")
     return RawTensor(
         name=_text(tensor.Name()),
-        shape=_integers(tensor, "Shape"),
-        shape_signature=_integers(tensor, "ShapeSignature"),
+        shape=shape,
+        shape_signature=_integers(tensor, "ShapeSignature", MAX_RANK),
         type_name=TYPE_NAMES.get(tensor.Type(), f"type {tensor.Type()}"),
-        scales=np.zeros(0, np.float32) if no_quantization else _numbers(quantization, "Scale", np.float32),
+        scales=scales,
         zero_points=np.zeros(0, np.int64) if no_quantization else _numbers(quantization, "ZeroPoint", np.int64),
         quantized_dimension=0 if no_quantization else int(quantization.QuantizedDimension()),
         has_quantization_details=not no_quantization and quantization.DetailsType() != 0,

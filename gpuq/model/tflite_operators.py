@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.errors import InputTypeError, InputValueError
+from gpuq.errors import InputTypeError, InputValueError, ModelLimit
 from gpuq.model.graph import Tensor
-from gpuq.model.tflite_file import RawOperator
+from gpuq.model.tflite_file import MAX_ENTRIES, RawOperator
 from gpuq.ops.add import AddSpec
 from gpuq.ops.arg_max import ArgMaxSpec
 from gpuq.ops.average_pool_2d import AveragePool2dSpec
@@ -44,6 +44,9 @@ from gpuq.quant import Quant
 _ACTIVATIONS = {0: None, 1: "relu", 2: "relu_n1_to_1", 3: "relu6", 4: None, 5: None}
 _PADDINGS = {0: "same", 1: "valid"}
 
+# Pixels from a window's first tap to its last, where that is more than the image: borders are memory.
+MAX_REACH = 1024
+
 
 @dataclass(frozen=True)
 class OperatorView:
@@ -57,6 +60,14 @@ class OperatorView:
 
     def fail(self, rule: str) -> InputValueError:
         return InputValueError(f"{self.raw.name}: {rule}")
+
+    def check_input_count(self) -> None:
+        """No input too many, for it would be ignored; none too few."""
+        fewest, most = INPUT_COUNTS.get(self.raw.name, (1, 1))
+        count = len(self.raw.inputs)
+        if not fewest <= count <= most:
+            allowed = str(fewest) if fewest == most else f"{fewest} to {most}"
+            raise self.fail(f"has {count} inputs, it must have {allowed}")
 
     def has(self, position: int) -> bool:
         """True when this optional input is there."""
@@ -123,6 +134,14 @@ class OperatorView:
         padding = self.option("Padding")
         if padding not in _PADDINGS:
             raise self.fail(f"padding {padding} is not in the schema")
+        dilation_h = self.option("DilationHFactor") if dilated else 1
+        dilation_w = self.option("DilationWFactor") if dilated else 1
+        for kernel, dilation, size in ((kernel_h, dilation_h, in_h), (kernel_w, dilation_w, in_w)):
+            if (kernel - 1) * dilation > max(MAX_REACH, size):
+                raise InputTypeError(
+                    f"{self.raw.name}: a window of {kernel} with dilation {dilation} reaches beyond {MAX_REACH} "
+                    "pixels, which is not supported"
+                )
         return Window2d.padded(
             _PADDINGS[padding],
             in_h,
@@ -131,8 +150,8 @@ class OperatorView:
             kernel_w=kernel_w,
             stride_h=self.option("StrideH"),
             stride_w=self.option("StrideW"),
-            dilation_h=self.option("DilationHFactor") if dilated else 1,
-            dilation_w=self.option("DilationWFactor") if dilated else 1,
+            dilation_h=dilation_h,
+            dilation_w=dilation_w,
         )
 
     def axis(self, axis: int, rank: int) -> int:
@@ -454,28 +473,54 @@ CONVERTERS: Mapping[str, Callable[[OperatorView], Converted]] = MappingProxyType
 )
 
 
+INPUT_COUNTS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {
+        **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"), (2, 3)),
+        **dict.fromkeys(("ADD", "MUL", "SUB", "ARG_MAX", "EXPAND_DIMS", "MEAN", "PAD"), (2, 2)),
+        **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), (2, 2)),
+        **dict.fromkeys(("CONCATENATION", "PACK"), (1, MAX_ENTRIES)),
+        "RESHAPE": (1, 2),
+        "STRIDED_SLICE": (4, 4),
+    }
+)
+"""The fewest and most inputs of an operator; (1, 1) for those that are not listed."""
+
+
 # Operators whose further inputs (axes, sizes, pads, shapes) are constants that went into the Spec.
 ONE_DATA_INPUT = frozenset(
     ("ARG_MAX", "EXPAND_DIMS", "MEAN", "PAD", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR")
 )
 
 
-def fold(view: OperatorView) -> npt.NDArray[Any] | None:
+# Operators that only run on what is known when the model is loaded.
+FOLDED = frozenset(("PACK", "SHAPE", "STRIDED_SLICE"))
+
+
+def fold(view: OperatorView, max_elements: int) -> npt.NDArray[Any] | None:
     """The value of an operator that only computes with shapes; None where it needs run-time data.
 
     SHAPE always folds: the shapes of one run are known. PACK and STRIDED_SLICE fold when all inputs are known,
     which is how converters build the target of a RESHAPE.
+
+    Raises:
+        ModelLimit: a PACK of more than max_elements.
     """
     name = view.raw.name
     if name == "SHAPE":
         return np.array(view.x().shape, np.int64 if view.out.dtype == np.int64 else np.int32)
-    if name not in ("PACK", "STRIDED_SLICE"):
+    if name not in FOLDED:
         return None
-    values = [view.x(position).data for position in range(len(view.raw.inputs))]
-    if any(value is None for value in values):
+    values = [data for position in range(len(view.raw.inputs)) if (data := view.x(position).data) is not None]
+    if len(values) < len(view.raw.inputs):
         return None
     if name == "PACK":
-        return np.stack([np.asarray(value) for value in values], axis=view.option("Axis"))
+        shape = values[0].shape
+        if any(value.shape != shape for value in values):
+            raise view.fail(f"inputs {[shape_text(value.shape) for value in values[:4]]} must have one shape")
+        axis = view.axis(view.option("Axis"), len(shape) + 1)
+        if values[0].size * len(values) > max_elements:
+            raise ModelLimit(f"PACK gives {values[0].size * len(values)} elements; the limit is {max_elements}")
+        return np.stack(values, axis=axis)
     return _strided_slice(view)
 
 

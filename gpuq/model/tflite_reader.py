@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gpuq.errors import InputTypeError, InputValueError, MalformedModel, ModelLimit, UnsupportedModel
 from gpuq.model.graph import Graph, Node, Signature, Tensor
 from gpuq.model.tflite_file import RawModel, RawOperator, RawTensor, parse
-from gpuq.model.tflite_operators import CONVERTERS, ONE_DATA_INPUT, OperatorView, fold
+from gpuq.model.tflite_operators import CONVERTERS, FOLDED, ONE_DATA_INPUT, OperatorView, fold
 from gpuq.ops.spec import shape_text
 from gpuq.quant import QUANTIZED_DTYPES, Quant
 
@@ -67,6 +67,7 @@ def read(content: bytes, limits: Limits = Limits()) -> Graph:
     for operator in raw.operators:
         _convert(operator, raw, tensors, nodes, folded, problems, limits)
     problems.raise_if_any()
+    _check_ends(raw, tensors)
     graph = Graph(
         description=raw.description,
         tensors=tuple(tensors),
@@ -143,8 +144,24 @@ def _check_indices(raw: RawModel) -> None:
             raise MalformedModel(f"the model's output, tensor {index}, is never written")
 
 
+def _check_ends(raw: RawModel, tensors: list[Tensor]) -> None:
+    """What callers give and get, and state: kinds that NumPy has, and that can be set."""
+    for what, indices in (("input", raw.inputs), ("output", raw.outputs)):
+        for index in indices:
+            problem = _tensor_problem(raw.tensors[index], tensors[index])
+            if problem:
+                raise UnsupportedModel(f"not supported: {what} {tensors[index].name!r} of {problem}")
+    for index in raw.inputs:
+        if tensors[index].data is not None:
+            raise UnsupportedModel(f"not supported: input {tensors[index].name!r} that is a constant")
+    for tensor in tensors:
+        if tensor.is_variable and tensor.quant is not None and tensor.quant.is_per_channel:
+            raise UnsupportedModel(f"not supported: variable {tensor.name!r} that is not quantized per tensor")
+
+
 def _tensors(raw: RawModel, limits: Limits) -> list[Tensor]:
     tensors = []
+    shared: dict[tuple[int, np.dtype[Any]], npt.NDArray[Any]] = {}
     for index, tensor in enumerate(raw.tensors):
         where = f"tensor {index} {tensor.name!r}"
         if any(size < 0 for size in tensor.shape):
@@ -161,7 +178,7 @@ def _tensors(raw: RawModel, limits: Limits) -> list[Tensor]:
                 shape_signature=tensor.shape_signature or tensor.shape,
                 dtype=dtype,
                 quant=_quant(tensor, dtype, where),
-                data=_data(tensor, dtype, where),
+                data=_data(tensor, dtype, where, shared),
                 is_variable=tensor.is_variable,
             )
         )
@@ -178,7 +195,13 @@ def _quant(tensor: RawTensor, dtype: np.dtype[Any], where: str) -> Quant | None:
         raise MalformedModel(f"{where}: {error}") from error
 
 
-def _data(tensor: RawTensor, dtype: np.dtype[Any], where: str) -> npt.NDArray[Any] | None:
+def _data(
+    tensor: RawTensor,
+    dtype: np.dtype[Any],
+    where: str,
+    shared: dict[tuple[int, np.dtype[Any]], npt.NDArray[Any]],
+) -> npt.NDArray[Any] | None:
+    """A constant's value; tensors of one buffer and dtype share it."""
     if tensor.data is None or dtype.kind == "V" or tensor.is_sparse:
         return None
     expected = math.prod(tensor.shape) * dtype.itemsize
@@ -186,10 +209,13 @@ def _data(tensor: RawTensor, dtype: np.dtype[Any], where: str) -> npt.NDArray[An
         raise MalformedModel(
             f"{where}: its buffer has {tensor.data.size} bytes, {shape_text(tensor.shape)} of {dtype} needs {expected}"
         )
-    # A copy is aligned, and does not keep the whole file in memory.
-    data = np.frombuffer(tensor.data.tobytes(), dtype.newbyteorder("<")).astype(dtype).reshape(tensor.shape)
-    data.flags.writeable = False
-    return data
+    key = (id(tensor.data), dtype)
+    if key not in shared:
+        # A copy is aligned, and does not keep the whole file in memory.
+        data = np.frombuffer(tensor.data.tobytes(), dtype.newbyteorder("<")).astype(dtype, copy=False)
+        data.flags.writeable = False
+        shared[key] = data
+    return shared[key].reshape(tensor.shape)
 
 
 def _convert(
@@ -212,7 +238,9 @@ def _convert(
             return
     view = OperatorView(operator, tensors)
     try:
-        value = fold(view)
+        if operator.name in CONVERTERS or operator.name in FOLDED:
+            view.check_input_count()
+        value = fold(view, limits.elements)
         if value is not None:
             value.flags.writeable = False
             index = view.out.index

@@ -81,14 +81,9 @@ def reference(spec: AveragePool2dSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.N
     images = run_shape(x, (spec.in_h, spec.in_w, spec.in_c)).astype(np.int64)
     out_h, out_w, _ = spec.output_shape
     window = spec.window
-    total = np.zeros((images.shape[0], out_h, out_w, spec.in_c), np.int64)
-    count = np.zeros((1, out_h, out_w, 1), np.int64)
-    padded, inside = window.pad(images, 0), window.pad(np.ones((1, spec.in_h, spec.in_w, 1), np.int64), 0)
-    for (_, _, pixels), (_, _, here) in zip(
-        window.views(padded, out_h, out_w), window.views(inside, out_h, out_w), strict=True
-    ):
-        total += pixels
-        count += here
+    inside = np.ones((1, spec.in_h, spec.in_w, 1), np.int64)
+    total = window.reduce(window.pad(images, 0), out_h, out_w, np.add)
+    count = window.reduce(window.pad(inside, 0), out_h, out_w, np.add)
     # C integer division truncates; the sign is taken apart to say the same with NumPy's floor division.
     means = np.sign(total) * ((np.abs(total) + count // 2) // count)
     act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)

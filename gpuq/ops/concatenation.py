@@ -51,6 +51,10 @@ class ConcatenationSpec(Spec):
             self.require(same, f"inputs {shape_text(first)} and {shape_text(shape)} differ beside axis {self.axis}")
             if quant.dtype == INT8:
                 self.require(quant == self.out_quant, "int8 inputs must have the output's scale and zero point")
+            self.require(
+                bool(np.isfinite(255 * rescaling_factor(quant, self.out_quant))),
+                f"input scale {quant.scale} over output scale {self.out_quant.scale} is beyond float32",
+            )
 
     @property
     def activation_dtype(self) -> np.dtype[Any]:
@@ -63,11 +67,17 @@ class ConcatenationSpec(Spec):
         return tuple(joined)
 
 
+def rescaling_factor(x_quant: Quant, out_quant: Quant) -> np.float32:
+    """s_x * (1 / s_y), each step in float32."""
+    with np.errstate(over="ignore"):
+        return np.float32(x_quant.scalar_scale()) * (np.float32(1) / np.float32(out_quant.scalar_scale()))
+
+
 def rescaled(x: npt.NDArray[Any], x_quant: Quant, out_quant: Quant) -> npt.NDArray[Any]:
     """uint8 codes in the output's quantization, by float32 arithmetic."""
     if x_quant == out_quant:
         return x
-    factor = np.float32(x_quant.scalar_scale()) * (np.float32(1) / np.float32(out_quant.scalar_scale()))
+    factor = rescaling_factor(x_quant, out_quant)
     offset = np.float32(-x_quant.scalar_zero_point()) * factor
     codes = round_half_away(x.astype(np.float32) * factor + offset)
     return clamp_to(codes + out_quant.scalar_zero_point(), out_quant.qmin, out_quant.qmax, out_quant.dtype)

@@ -109,7 +109,7 @@ def check_weights(
     spec.require(weights.shape == shape, f"weights of shape {weights.shape} must have shape {shape}")
     if bias is not None:
         spec.require_dtype("bias", bias.dtype, np.dtype(np.int32))
-        spec.require(bias.shape == (out_c,), f"bias of shape {bias.shape} must have shape ({out_c},)")
+        spec.require(bias.size == out_c, f"bias of shape {bias.shape} must have O={out_c} elements")
 
 
 def reference(
@@ -146,7 +146,7 @@ def reference(
 def finish(spec: Any, rule: Rule, acc: npt.NDArray[np.int64], bias: npt.NDArray[np.int32] | None) -> npt.NDArray[Any]:
     """Bias, requantization, zero point and clamp of a sum whose last axis is the output channel."""
     if bias is not None:
-        acc = acc + bias
+        acc = acc + bias.reshape(-1)
     reals = numerics.real_multipliers(
         spec.x_quant.scalar_scale(), spec.w_quant.scales, spec.out_quant.scalar_scale(), rule.product
     )

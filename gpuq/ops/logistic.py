@@ -67,7 +67,8 @@ def table(spec: LogisticSpec, rule: Rule) -> npt.NDArray[Any]:
 
 
 def _table_f32(spec: LogisticSpec, centred: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    real = np.float32(spec.x_quant.scalar_scale()) * centred.astype(np.float32)
+    with np.errstate(over="ignore"):
+        real = np.float32(spec.x_quant.scalar_scale()) * centred.astype(np.float32)
     # NumPy's float32 exp is an approximation that differs from CPU to CPU. The C library's double exp rounded once
     # equals glibc's expf here; it overflows where expf is infinite, and 1 / (1 + inf) is 0.
     exps = np.array([math.exp(-float(value)) if value > -709 else math.inf for value in real])

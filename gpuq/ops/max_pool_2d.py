@@ -29,8 +29,6 @@ def reference(spec: MaxPool2dSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArr
     images = run_shape(x, (spec.in_h, spec.in_w, spec.in_c))
     out_h, out_w, _ = spec.output_shape
     lowest = spec.x_quant.qmin
-    largest = np.full((images.shape[0], out_h, out_w, spec.in_c), lowest, images.dtype)
-    for _, _, pixels in spec.window.views(spec.window.pad(images, lowest), out_h, out_w):
-        np.maximum(largest, pixels, out=largest)
+    largest = spec.window.reduce(spec.window.pad(images, lowest), out_h, out_w, np.maximum)
     act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
     return clamp_to(largest, act_min, act_max, spec.out_quant.dtype)

@@ -46,6 +46,7 @@ class MeanSpec(Spec):
             self.axes == tuple(sorted(set(self.axes))) and all(0 <= axis < len(self.x_shape) for axis in self.axes),
             f"axes {self.axes} must be distinct, sorted dimensions of a tensor of rank {len(self.x_shape)}",
         )
+        divided_multiplier(self)
 
     @property
     def activation_dtype(self) -> np.dtype[Any]:

@@ -1,6 +1,8 @@
-"""MUL: y = clamp(zp_y + V1((q_a - zp_a) * (q_b - zp_b), s_a * s_b / s_y)), the factor taken in float32.
+"""MUL: y = clamp(zp_y + V1((q_a - zp_a) * (q_b - zp_b), s_a * s_b / s_y)).
 
-Sources: LiteRT tflite/kernels/mul.cc, internal/reference/integer_ops/mul.h.
+LiteRT takes the factor in float32, TFLite Micro in float64.
+Sources: LiteRT tflite/kernels/mul.cc, internal/reference/integer_ops/mul.h; tflite-micro
+tensorflow/lite/micro/kernels/mul_common.cc.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ def reference(spec: MulSpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray[Any
     product = (a.astype(np.int64) - spec.a_quant.scalar_zero_point()) * (
         b.astype(np.int64) - spec.b_quant.scalar_zero_point()
     )
-    scales = np.float32(spec.a_quant.scalar_scale()) * np.float32(spec.b_quant.scalar_scale())
-    factor = np.asarray(scales / np.float32(spec.out_quant.scalar_scale()), np.float64)
+    factor = numerics.real_multipliers(
+        spec.a_quant.scalar_scale(), spec.b_quant.scales, spec.out_quant.scalar_scale(), rule.product
+    )
     codes = numerics.requantize(product, rule.rounding, factor)
     act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
     return clamp_to(codes + spec.out_quant.scalar_zero_point(), act_min, act_max, spec.out_quant.dtype)

@@ -1,6 +1,9 @@
-"""RELU, RELU6 as operators of their own: y = clamp(zp_y + V1(q - zp_x, s_x / s_y)), the factor taken in float32.
+"""RELU, RELU6 as operators of their own: y = clamp(zp_y + V1(q - zp_x, s_x / s_y)).
 
-Sources: LiteRT tflite/kernels/activations.cc (ReluPrepare, QuantizedReluX), internal/reference/reference_ops.h.
+LiteRT takes the factor in float32, TFLite Micro in float64. TFLite Micro's RELU6 does not rescale at all: it clamps the
+input's codes by the input's own quantization, whatever the output's says.
+Sources: LiteRT tflite/kernels/activations.cc (ReluPrepare, QuantizedReluX), internal/reference/reference_ops.h;
+tflite-micro tensorflow/lite/micro/kernels/activations.cc, activations_common.cc.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.numerics import Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops.spec import INT8, UINT8, Shape, Spec, clamp_to
 from gpuq.quant import Quant
 
@@ -57,8 +60,12 @@ class Relu6Spec(ReluSpec):
 
 def reference(spec: ReluSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Exact result for codes of any shape."""
-    factor = np.float32(spec.x_quant.scalar_scale()) / np.float32(spec.out_quant.scalar_scale())
+    if rule.rounding is Rounding.EXACT:
+        return clamp_to(x, *numerics.activation_range(spec.activation, spec.x_quant), spec.out_quant.dtype)
+    factor = numerics.real_multipliers(
+        spec.x_quant.scalar_scale(), np.ones(1, np.float32), spec.out_quant.scalar_scale(), rule.product
+    )
     centred = x.astype(np.int64) - spec.x_quant.scalar_zero_point()
-    codes = numerics.requantize(centred, rule.rounding, np.asarray(factor, np.float64))
+    codes = numerics.requantize(centred, rule.rounding, factor)
     act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
     return clamp_to(codes + spec.out_quant.scalar_zero_point(), act_min, act_max, spec.out_quant.dtype)

@@ -75,8 +75,9 @@ def integer_positions(
     if spec.half_pixel_centers:
         position += scale // 2 - (1 << 9)
     # C division truncates, but a negative position gives 0 either way; the upper bound's dividend is never below 0
-    # by more than the 511 that truncation takes to 0.
-    lower = np.maximum(position >> 10, 0)
+    # by more than the 511 that truncation takes to 0. At strong enlargements the rounded scale leads beyond the last
+    # pixel, where the runtimes read foreign memory; here the last pixel repeats.
+    lower = np.clip(position >> 10, 0, in_size - 1)
     upper = np.minimum(np.maximum(position + 1023, 0) >> 10, in_size - 1)
     return lower, upper, position - (lower << 10)
 

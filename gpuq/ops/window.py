@@ -111,6 +111,16 @@ class Window2d:
         pads = ((0, 0), (self.pad_top, self.pad_bottom), (self.pad_left, self.pad_right), (0, 0))
         return np.pad(x, pads, constant_values=value)
 
+    def reduce(self, padded: npt.NDArray[Any], out_h: int, out_w: int, combine: np.ufunc) -> npt.NDArray[Any]:
+        """(N, out_h, out_w, C): all pixels of each window combined, along H first, then along W; without dilation."""
+        column = padded[:, : (out_h - 1) * self.stride_h + 1 : self.stride_h].copy()
+        for kh in range(1, self.kernel_h):
+            combine(column, padded[:, kh : kh + (out_h - 1) * self.stride_h + 1 : self.stride_h], out=column)
+        total = column[:, :, : (out_w - 1) * self.stride_w + 1 : self.stride_w].copy()
+        for kw in range(1, self.kernel_w):
+            combine(total, column[:, :, kw : kw + (out_w - 1) * self.stride_w + 1 : self.stride_w], out=total)
+        return total
+
     def views(self, padded: npt.NDArray[Any], out_h: int, out_w: int) -> Iterator[tuple[int, int, npt.NDArray[Any]]]:
         """(kh, kw, view) for each tap; the view (N, out_h, out_w, C) holds the pixel that the tap sees."""
         for kh in range(self.kernel_h):

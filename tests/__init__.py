@@ -1,0 +1,1 @@
+"""Tests of gpuq, one file per module of gpuq/; tests/peers compares with other runtimes."""

@@ -1,0 +1,150 @@
+"""Builds .tflite files of many operators, and changes files that exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from .peers.one_operator import PADDINGS, TensorDef, _signature, _tensor, constant, converter_version
+
+Change = Callable[[Any], None]
+
+
+class Network:
+    """A file in the making: tensors and operators are added in the order of execution, by their numbers."""
+
+    def __init__(self) -> None:
+        self.model = schema.ModelT()
+        self.model.version = 3
+        self.model.description = "network"
+        self.model.operatorCodes = []
+        self.model.buffers = [schema.BufferT()]
+        self.graph = schema.SubGraphT()
+        self.graph.name = "main"
+        self.graph.tensors, self.graph.operators = [], []
+        self.model.subgraphs = [self.graph]
+        self._definitions: list[TensorDef] = []
+
+    def tensor(self, definition: TensorDef, *, is_variable: bool = False) -> int:
+        """The number of a new tensor."""
+        number = len(self.graph.tensors)
+        tensor = _tensor(definition, f"tensor_{number}", self.model.buffers)
+        tensor.isVariable = is_variable
+        self.graph.tensors.append(tensor)
+        self._definitions.append(definition)
+        return number
+
+    def operator(
+        self,
+        name: str,
+        inputs: Sequence[int],
+        output: TensorDef | int,
+        options: Any = None,
+        *,
+        version: int | None = None,
+    ) -> int:
+        """Adds an operator; the number of its output."""
+        code = schema.OperatorCodeT()
+        code.builtinCode = getattr(schema.BuiltinOperator, name)
+        code.deprecatedBuiltinCode = min(code.builtinCode, 127)
+        number = output if isinstance(output, int) else self.tensor(output)
+        known = [None if i < 0 else self._definitions[i] for i in inputs]
+        if version is None:
+            try:
+                version = converter_version(name, known, [self._definitions[number]], options)
+            except ValueError:  # an operator that the builder of one-operator models does not know
+                version = 1
+        code.version = version
+        self.model.operatorCodes.append(code)
+        operator = schema.OperatorT()
+        operator.opcodeIndex = len(self.model.operatorCodes) - 1
+        operator.inputs, operator.outputs = list(inputs), [number]
+        if options is not None:
+            operator.builtinOptions = options
+            operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
+        self.graph.operators.append(operator)
+        return number
+
+    def build(self, inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
+        """The file's bytes."""
+        self.graph.inputs, self.graph.outputs = list(inputs), list(outputs)
+        self.model.signatureDefs = [_signature(self.graph)]
+        return packed(self.model)
+
+
+def packed(model: Any) -> bytes:
+    """The bytes of a model of plain schema objects."""
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
+
+
+def edited(content: bytes, change: Change) -> bytes:
+    """The file with `change` applied to its schema objects (a ModelT)."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(content, 0))
+    change(model)
+    return packed(model)
+
+
+def int8(shape: Sequence[int], scale: float = 0.5, zero_point: int = 0, **more: Any) -> TensorDef:
+    """An int8 activation, or with `data` a constant."""
+    return TensorDef(tuple(shape), np.int8, scale, zero_point, **more)
+
+
+def small_network(batch: int = 1) -> bytes:
+    """Convolution, depthwise, a residual addition, a view, a dense layer and a softmax: 6x6x3 to 5 probabilities."""
+    rng = np.random.default_rng(7)
+
+    def codes(*shape: int) -> np.ndarray:
+        return rng.integers(-127, 128, shape).astype(np.int8)
+
+    def bias(count: int, scale: Any) -> TensorDef:
+        return TensorDef((count,), np.int32, scale, 0, data=rng.integers(-2000, 2000, count).astype(np.int32))
+
+    net = Network()
+    x = net.tensor(int8((batch, 6, 6, 3), 0.05, 12, name="image"))
+    scales = np.linspace(0.002, 0.004, 4).astype(np.float32)
+    conv = net.operator(
+        "CONV_2D",
+        [
+            x,
+            net.tensor(TensorDef((4, 3, 3, 3), np.int8, scales, 0, data=codes(4, 3, 3, 3))),
+            net.tensor(bias(4, np.float32(0.05) * scales)),
+        ],
+        int8((batch, 3, 3, 4), 0.04, -10),
+        schema.Conv2DOptionsT(padding=PADDINGS["SAME"], strideH=2, strideW=2, dilationHFactor=1, dilationWFactor=1),
+    )
+    depthwise = net.operator(
+        "DEPTHWISE_CONV_2D",
+        [
+            conv,
+            net.tensor(TensorDef((1, 3, 3, 4), np.int8, scales, 0, axis=3, data=codes(1, 3, 3, 4))),
+            net.tensor(bias(4, np.float32(0.04) * scales)),
+        ],
+        int8((batch, 3, 3, 4), 0.03, -128),
+        schema.DepthwiseConv2DOptionsT(
+            padding=PADDINGS["SAME"],
+            strideH=1,
+            strideW=1,
+            depthMultiplier=1,
+            dilationHFactor=1,
+            dilationWFactor=1,
+            fusedActivationFunction=schema.ActivationFunctionType.RELU6,
+        ),
+    )
+    added = net.operator("ADD", [conv, depthwise], int8((batch, 3, 3, 4), 0.05, -20), schema.AddOptionsT())
+    flat = net.operator(
+        "RESHAPE", [added, net.tensor(constant([-1, 36]))], int8((batch, 36), 0.05, -20), schema.ReshapeOptionsT()
+    )
+    dense = net.operator(
+        "FULLY_CONNECTED",
+        [flat, net.tensor(int8((5, 36), 0.01, 0, data=codes(5, 36))), net.tensor(bias(5, 0.0005))],
+        int8((batch, 5), 0.1, 3),
+        schema.FullyConnectedOptionsT(),
+    )
+    out = net.operator("SOFTMAX", [dense], int8((batch, 5), 1 / 256, -128), schema.SoftmaxOptionsT(beta=1.0))
+    return net.build([x], [out])

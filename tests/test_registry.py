@@ -1,0 +1,29 @@
+"""Every operator that a file may hold has a reference, a rule in the main profile, and a line in the table of options."""
+
+from __future__ import annotations
+
+import pytest
+
+from gpuq import numerics
+from gpuq.model.tflite_file import OPERATOR_NAMES
+from gpuq.model.tflite_operators import CONVERTERS, ONE_DATA_INPUT
+from gpuq.ops.registry import REFERENCES
+
+SPECS = {spec_type.op: spec_type for spec_type in REFERENCES}
+
+
+@pytest.mark.parametrize("op", CONVERTERS)
+def test_operator_is_known_everywhere(op: str) -> None:
+    assert op in OPERATOR_NAMES.values()
+    assert op in SPECS, f"{op} has no reference"
+    for name in numerics.PROFILES:
+        assert any(op in row.ops for row in numerics.PROFILES[name].rows), f"{op} has no rule in {name}"
+
+
+def test_nothing_is_left_over() -> None:
+    assert set(SPECS) == set(CONVERTERS)
+    assert set(CONVERTERS) >= ONE_DATA_INPUT
+    named = {op for profile in numerics.PROFILES.values() for row in profile.rows for op in row.ops}
+    assert named == set(CONVERTERS)
+    # Two Specs of one operator would make the table above lie.
+    assert len(SPECS) == len(REFERENCES)
