@@ -5,7 +5,8 @@
 Every figure comes from a process of its own, so that peak memory and thread settings are its own too; the processes
 of one model, batch and thread count follow each other, so that a ratio compares neighbours in time. Inputs are
 random codes. LiteRT runs the batch as one tensor where the model can be resized, else sample by sample, whichever
-is faster. Prints a table of ratios and writes JSON with machine and versions, whole, by atomic replace.
+is faster. gpuq's CPU path uses one thread whatever the setting. Prints a table of ratios and writes JSON with machine
+and versions, whole, by atomic replace.
 
 Models come from the folder GPUQ_MATERIAL (default: `shared` beside the checkout).
 """
@@ -109,7 +110,7 @@ def prepare_gpuq(runtime: str, path: str, batch: int, threads: int) -> dict[str,
 
     import gpuq
 
-    model = gpuq.load(path, device="cpu", num_threads=threads)
+    model = gpuq.load(path, device="cpu")
     inputs = [
         random_codes(np.random.default_rng(0), (batch * detail["shape"][0], *detail["shape"][1:]), detail["dtype"])
         for detail in model.get_input_details()

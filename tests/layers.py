@@ -156,7 +156,6 @@ def depthwise_conv2d_layers(draw: DrawFn, one_channel: bool = False) -> Layer:
     rng_seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(rng_seed)
     dtype = draw(st.sampled_from(["int8", "uint8"]))
-    # Windows up to 13x13 reach the float64 sums of uint8.
     place, in_h, in_w = window(draw, draw(st.sampled_from([5, 5, 5, 13])))
     in_c = 1 if one_channel else draw(st.integers(2, 67))
     multiplier = draw(st.integers(1, 67 // in_c)) if one_channel or draw(st.booleans()) else 1

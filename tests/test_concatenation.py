@@ -58,6 +58,24 @@ def test_rescale_is_float32_step_by_step(seed: int) -> None:
         assert_equal_bits(rescaled(every, x_quant, out_quant), want, f"seed {seed}, {x_quant} to {out_quant}")
 
 
+def test_rescale_next_to_ties(seed: int) -> None:
+    """Factors with which some code lands within a rounding of a half: the order of the float32 steps decides."""
+    rng = np.random.default_rng(seed)
+    every = np.arange(256, dtype=np.uint8)
+    out_quant = Quant(1.0, 100, dtype="uint8")
+    other_order = 0
+    for _ in range(150):
+        distance, zero_point = int(rng.integers(3, 200)), int(rng.integers(1, 256))
+        x_quant = Quant((int(rng.integers(0, 100)) + 0.5) / distance, zero_point, dtype="uint8")
+        factor = exact.scale_of(x_quant.scalar_scale())
+        offset = exact.f32(-zero_point * factor)
+        values = [exact.round_away(exact.f32(exact.f32(int(q) * factor) + offset)) for q in every]
+        other_order += values != [exact.round_away(exact.f32((int(q) - zero_point) * factor)) for q in every]
+        want = np.clip(np.array(values) + 100, 0, 255).astype(np.uint8)
+        assert_equal_bits(rescaled(every, x_quant, out_quant), want, f"seed {seed}, {x_quant}")
+    assert other_order, "the examples must tell the order of operations"
+
+
 @pytest.mark.parametrize(("scale", "out_scale"), [(1e30, 1e-30), (1.0, 1e-45)])
 def test_refuses_a_ratio_that_is_no_float32(scale: float, out_scale: float) -> None:
     # The factor would be infinite, and the result of Inf - Inf is what the compiler makes of it.

@@ -20,6 +20,7 @@ V1, V6 = Rule(Rounding.V1), Rule(Rounding.V6)
 OUTPUTS = [
     Quant(0.1, 0),
     Quant(0.1, -128),
+    Quant(0.1, -127),  # one code below the zero point: the sign of a tie shows
     Quant(0.1, 127),
     Quant(0.1, 17),
     Quant(0.1, 0, dtype="uint8"),
@@ -206,6 +207,13 @@ def test_v6_ties_and_neighbours(seed: int) -> None:
         acc = acc[np.abs(acc) < 1 << 30]
         for real in (0.5**power / 2, 0.5**power * 1.5, 0.5**power * float(rng.uniform(0.5, 2))):
             assert check(V6, [real], column(acc), f"seed {seed}") == FAST
+
+
+def test_v6_next_to_a_tie() -> None:
+    # Adding one half to the float64 just below a half gives 1: C's round() does not.
+    for half in (0.5, 1.5, 2.5, 63.5):
+        for real in (np.nextafter(half, 0), half, np.nextafter(half, 99)):
+            assert check(V6, [float(real)], column([-1, 1, 0, 2, -2]), "next to a tie") == FAST
 
 
 def test_v6_of_any_magnitude(seed: int) -> None:

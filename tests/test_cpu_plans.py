@@ -166,6 +166,29 @@ def test_groups_times_wide_images_cut_into_bands(seed: int) -> None:
         check_layer(Layer(depthwise, weights[:1, :, :, :channels], None, x, seed), "depthwise_conv2d_taps_float")
 
 
+def test_depthwise_sums_beyond_float32(seed: int) -> None:
+    """A window of 900 taps, all products positive: sums near 29 million, of which the bias leaves a few units."""
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(250, 256, (1, 30, 30, 7)).astype(np.uint8)
+    x = rng.integers(250, 256, (2, 31, 31, 7)).astype(np.uint8)
+    sums = (x[0, :30, :30].astype(np.int64) * weights[0]).sum(axis=(0, 1))
+    # 900 * 255 * 128 is beyond 2^24 only with codes centred around 128.
+    assert sums.min() > 1 << 24
+    spec = DepthwiseConv2dSpec(
+        in_h=31,
+        in_w=31,
+        in_c=7,
+        window=Window2d(kernel_h=30, kernel_w=30),
+        x_quant=Quant(1.0, 0, dtype="uint8"),
+        w_quant=Quant(1.0, 0, dtype="uint8"),
+        out_quant=Quant(1.0, 128, dtype="uint8"),
+    )
+    bias = (rng.integers(-100, 100, 7) - sums).astype(np.int32)
+    rule = Rule(Rounding.V1)
+    assert np.unique(reference(spec, rule, x, weights, bias)).size > 5, "codes must not all be saturated"
+    check_layer(Layer(spec, weights, bias, x, seed), "depthwise_conv2d_taps_float")
+
+
 def test_plan_needs_constant_weights_of_the_right_shape() -> None:
     layer = fully_connected_layer(1, "int8", 4, 2)
     with pytest.raises(InputValueError, match="weights must be constant"):

@@ -62,8 +62,6 @@ def test_load_refuses() -> None:
         gpuq.load(small_network(), numerics="tflite")
     with pytest.raises(InputValueError, match="device 'gpu'"):
         gpuq.load(small_network(), device="gpu")
-    with pytest.raises(InputValueError, match="num_threads=0"):
-        gpuq.load(small_network(), num_threads=0)
 
 
 def test_model_says_what_it_is(model: Model) -> None:

@@ -199,11 +199,14 @@ def test_variables_live_through_the_whole_run() -> None:
     net = Network()
     x = net.tensor(int8((1, 64)))
     state = net.tensor(int8((1, 64)), is_variable=True)
-    total = net.operator("ADD", [x, state], int8((1, 64)), schema.AddOptionsT())
-    out = net.operator("RELU", [total], int8((1, 64)))
-    program = plan(net.build([x], [out]))
-    others = {program.operands[tensor].offset for tensor in (x, total, out)}
+    results = [net.operator("ADD", [x, state], int8((1, 64)), schema.AddOptionsT())]
+    # Long enough that every piece of memory that is free is used again.
+    for _ in range(5):
+        results.append(net.operator("RELU", [results[-1]], int8((1, 64))))
+    program = plan(net.build([x], [results[-1]]))
+    others = {program.operands[tensor].offset for tensor in (x, *results)}
     assert program.operands[state].offset not in others
+    assert len(others) == 2
 
 
 def test_plan_program_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from gpuq.model.tflite_reader import read
 from gpuq.resources import resource
 
 from .networks import Change, Network, edited, int8, packed, small_network
+from .peers.compare import assert_equal_bits
 from .peers.one_operator import PADDINGS, TensorDef, constant
 
 SECONDS = 2.0
@@ -567,7 +568,7 @@ def test_huge_strides_and_dilations(number: int, field: str, value: int) -> None
         model = load(edited(SMALL, change))
     except ModelError:
         return
-    assert model.program.workspace_bytes(1) < 1 << 22
+    assert model.program.workspace_bytes(1) < 1 << 23
     start = time.perf_counter()
     model(np.zeros((1, 6, 6, 3), np.int8))
     assert time.perf_counter() - start < SECONDS
@@ -846,6 +847,32 @@ def test_operator_rules(name: str) -> None:
     refused(content, error, message)
 
 
+def test_negative_axes_count_from_the_back(seed: int) -> None:
+    x = np.random.default_rng(seed).integers(-128, 128, (3, 4, 4, 2)).astype(np.int8)
+    wide = int8((1, 4, 4, 4))
+
+    def results(shift: int) -> list[np.ndarray]:
+        contents = [
+            only("MEAN", [IMAGE, constant([1 - shift, 2 - shift])], IMAGE, schema.ReducerOptionsT(keepDims=True)),
+            only(
+                "ARG_MAX",
+                [IMAGE, constant(2 - shift)],
+                TensorDef((1, 4, 2), np.int64),
+                schema.ArgMaxOptionsT(outputType=4),
+            ),
+            only("CONCATENATION", [IMAGE, IMAGE], wide, schema.ConcatenationOptionsT(axis=3 - shift)),
+            # EXPAND_DIMS counts over one dimension more.
+            only("EXPAND_DIMS", [IMAGE, constant(2 - shift - (shift > 0))], IMAGE, schema.ExpandDimsOptionsT()),
+        ]
+        models = [load(content) for content in contents]
+        return [model(*[x] * len(model.graph.inputs)) for model in models]
+
+    for positive, negative in zip(results(0), results(4), strict=True):
+        assert_equal_bits(negative, positive, f"seed {seed}")
+    squeezed = only("SQUEEZE", [int8((1, 3, 1, 2))], int8((1, 3, 2)), schema.SqueezeOptionsT(squeezeDims=[-2]))
+    assert load(squeezed)(np.zeros((2, 3, 1, 2), np.int8)).shape == (2, 3, 2)
+
+
 ONE_INPUT = [
     "SOFTMAX",
     "RELU",
@@ -1067,6 +1094,57 @@ def test_small_files_that_describe_huge_models(field: str) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 50_000_000, f"{peak} bytes for a file of {len(content)}"
+
+
+class SharedOperator(schema.OperatorT):  # type: ignore[misc]
+    """An operator that is written once, however often a graph lists it."""
+
+    offset: Any = None
+
+    def Pack(self, builder: Any) -> Any:
+        if self.offset is None:
+            self.offset = super().Pack(builder)
+        return self.offset
+
+
+class SharedSignature(schema.SignatureDefT):  # type: ignore[misc]
+    """A signature that is written once, however often a model lists it."""
+
+    offset: Any = None
+
+    def Pack(self, builder: Any) -> Any:
+        if self.offset is None:
+            self.offset = super().Pack(builder)
+        return self.offset
+
+
+@pytest.mark.parametrize("kind", ["tensors", "operators", "signatures"])
+def test_small_files_of_a_great_many_entries(kind: str) -> None:
+    """The number of entries in all, not only of each vector, is what reading costs."""
+    net = Network()
+    x = net.tensor(int8((1, 4)))
+    out = net.operator("CONCATENATION", [x], int8((1, 4)), schema.ConcatenationOptionsT(axis=1))
+    net.build([x], [out])
+    if kind == "tensors":
+        tensor = Shared()
+        tensor.shape, tensor.hasRank, tensor.name = np.array([4], np.int32), True, "x"
+        net.graph.tensors += [tensor] * 50_000
+    elif kind == "operators":
+        operator_ = SharedOperator()
+        operator_.opcodeIndex, operator_.inputs, operator_.outputs = 0, [x] * 20_000, [out]
+        net.graph.operators += [operator_] * 1_500
+    else:
+        signature = SharedSignature()
+        signature.signatureKey, signature.inputs, signature.outputs = (
+            "many",
+            net.model.signatureDefs[0].inputs * 700,
+            [],
+        )
+        net.model.signatureDefs += [signature] * 500
+    content = packed(net.model)
+    assert len(content) < 300_000
+    with contextlib.suppress(ModelError):
+        load(content)
 
 
 @pytest.mark.parametrize("kind", ["string", "int4", "empty"])

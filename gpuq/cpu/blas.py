@@ -1,7 +1,8 @@
-"""Holds BLAS to one thread while gpuq computes: parallelism is over runs of the network, not inside a product.
+"""Holds BLAS to one thread while gpuq computes.
 
-The products are small, and BLAS threads that wait for each other on a busy machine were measured up to ten times
-slower than one thread.
+The products are small: BLAS threads that wait for each other on a busy machine were measured up to ten times slower
+than one thread. Sharing the batch among Python threads is no way out, for the calls between two hand-overs of the
+interpreter's lock are as short; use the other cores by running several processes.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -78,34 +76,15 @@ class Workspace:
 
 
 class Executor:
-    """Runs one Program from any number of threads; every call has a workspace of its own from a bounded pool.
+    """Runs one Program from any number of threads; every call has a workspace of its own from a bounded pool."""
 
-    Args:
-        num_threads: threads of one call on the CPU; each takes a share of the runs, which are independent.
-    """
-
-    def __init__(self, program: Program, num_threads: int = 1) -> None:
+    def __init__(self, program: Program) -> None:
         self.program = program
-        self.num_threads = num_threads
         self._lock = threading.Lock()
         self._pool: list[Workspace] = []
 
     def run(self, inputs: Mapping[int, npt.NDArray[Any]], runs: int) -> list[npt.NDArray[Any]]:
         """The network's outputs from zero state: copies, (N * first dimension, ...)."""
-        shares = min(self.num_threads, runs)
-        if shares == 1:
-            return self._run_share(inputs, runs)
-        bounds = [runs * share // shares for share in range(shares + 1)]
-        counts = [last - first for first, last in pairwise(bounds)]
-        parts = [
-            {index: _runs_of(value, runs)[first:last] for index, value in inputs.items()}
-            for first, last in pairwise(bounds)
-        ]
-        with ThreadPoolExecutor(shares) as pool:
-            results = list(pool.map(self._run_share, parts, counts))
-        return [np.concatenate(pieces) for pieces in zip(*results, strict=True)]
-
-    def _run_share(self, inputs: Mapping[int, npt.NDArray[Any]], runs: int) -> list[npt.NDArray[Any]]:
         workspace = self._take(runs)
         workspace.reset(self.program)
         try:
@@ -158,11 +137,6 @@ class Executor:
         with self._lock:
             self._pool.append(workspace)
             del self._pool[:-POOLED_WORKSPACES]
-
-
-def _runs_of(value: npt.NDArray[Any], runs: int) -> npt.NDArray[Any]:
-    """An input (N * first dimension, ...) with its runs apart: (N, ...)."""
-    return value.reshape(runs, -1, *value.shape[1:])
 
 
 def joined(runs: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -27,7 +27,6 @@ def load(
     *,
     device: str = "auto",
     numerics: str = "litert_ref",
-    num_threads: int | None = None,
     limits: Limits = Limits(),
 ) -> Model:
     """Loads a .tflite, ready to run.
@@ -37,14 +36,13 @@ def load(
         device: "auto" (a GPU if there is one to use, else the CPU), "cpu", "cuda" or "cuda:N".
         numerics: the runtime whose bits to give: "litert_ref" (LiteRT's reference kernels) or "tflm"
             (TFLite Micro).
-        num_threads: threads of one call on the CPU, which share the batch; None means one per core.
         limits: the largest model to accept.
 
     Raises:
         FileNotFoundError, OSError: the path cannot be read.
         ModelError: a malformed, unsupported or too large model.
         DeviceNotAvailable: a GPU was asked for and there is none to use.
-        InputValueError: an unknown device or profile, fewer than one thread.
+        InputValueError: an unknown device or profile.
 
     >>> import gpuq
     >>> gpuq.load("model.tflite")(np.zeros((8, 224, 224, 3), np.uint8)).shape  # doctest: +SKIP
@@ -56,11 +54,9 @@ def load(
         path = Path(model)
         content, name = path.read_bytes(), path.name
     chosen = resolve_device(device)
-    if num_threads is not None and num_threads < 1:
-        raise InputValueError(f"num_threads={num_threads} must be at least 1")
     try:
         graph = read(content, limits)
-        return Model(plan_program(graph, chosen, numerics), num_threads or usable_cores())
+        return Model(plan_program(graph, chosen, numerics))
     except ModelError as error:
         raise type(error)(f"{name}: {error}") from error
 
@@ -72,9 +68,9 @@ class Model:
     (1, 224, 224, 3) takes (N, 224, 224, 3), and outputs are joined along their first dimension.
     """
 
-    def __init__(self, program: Program, num_threads: int = 1) -> None:
+    def __init__(self, program: Program) -> None:
         self._program = program
-        self._executor = Executor(program, num_threads)
+        self._executor = Executor(program)
 
     @property
     def graph(self) -> Graph:
@@ -233,11 +229,6 @@ class SignatureRunner:
     def get_output_details(self) -> dict[str, dict[str, Any]]:
         """{name: details}, as LiteRT's SignatureRunner gives them."""
         return {name: _details(self._model.graph.tensors[index]) for name, index in self._signature.outputs}
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _checked_input(tensor: Tensor, value: Any, quantize: bool) -> tuple[Array, int]:

@@ -20,8 +20,12 @@ import tflite
 
 from gpuq.errors import MalformedModel, ModelLimit, UnsupportedModel
 
-# The largest counts that are read at all; a corrupt length must not turn into minutes of reading.
-MAX_ENTRIES = 100_000
+# The largest counts that are read at all: a flatbuffer may list one table many times, and a small file must not turn
+# into minutes of reading.
+MAX_ENTRIES = 20_000
+MAX_OPERANDS = 2_000
+MAX_SCALES = 1 << 17
+MAX_SIGNATURES = 100
 MAX_RANK = 32
 
 
@@ -132,7 +136,7 @@ def parse(content: bytes) -> RawModel:
     Raises:
         MalformedModel: not a .tflite, truncated, or with offsets that lead nowhere.
         UnsupportedModel: more than one subgraph.
-        ModelLimit: more than 100,000 tensors, operators or dimensions.
+        ModelLimit: more tensors, operators, operands or dimensions than the MAX_ constants say.
     """
     if len(content) < 8 or content[4:8] != b"TFL3":
         raise MalformedModel(
@@ -168,7 +172,7 @@ def _parse(content: bytes) -> RawModel:
         outputs=_integers(graph, "Outputs"),
         signatures=tuple(
             _signature(_present(model.SignatureDefs(i), f"signature {i}"))
-            for i in range(_counted(model.SignatureDefsLength(), "signatures"))
+            for i in range(_counted(model.SignatureDefsLength(), "signatures", MAX_SIGNATURES))
         ),
     )
 
@@ -201,7 +205,7 @@ def _integers(table: Any, field: str, limit: int = MAX_ENTRIES) -> tuple[int, ..
 def _numbers(table: Any, field: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     if getattr(table, f"{field}IsNone")():
         return np.zeros(0, dtype)
-    _counted(getattr(table, f"{field}Length")(), f"{field} entries")
+    _counted(getattr(table, f"{field}Length")(), f"{field} entries", MAX_SCALES)
     return np.array(getattr(table, f"{field}AsNumpy")(), dtype)
 
 
@@ -261,8 +265,8 @@ def _operator(operator: Any, index: int, codes: list[str]) -> RawOperator:
     return RawOperator(
         index=index,
         name=codes[code],
-        inputs=_integers(operator, "Inputs"),
-        outputs=_integers(operator, "Outputs"),
+        inputs=_integers(operator, "Inputs", MAX_OPERANDS),
+        outputs=_integers(operator, "Outputs", MAX_OPERANDS),
         options=_options(operator, codes[code]),
     )
 
@@ -288,7 +292,7 @@ def _options(operator: Any, name: str) -> Mapping[str, Any] | None:
 
 def _signature(signature: Any) -> RawSignature:
     def entries(kind: str) -> tuple[tuple[str, int], ...]:
-        count = _counted(getattr(signature, f"{kind}Length")(), "signature entries")
+        count = _counted(getattr(signature, f"{kind}Length")(), "signature entries", MAX_OPERANDS)
         maps = (_present(getattr(signature, kind)(i), "a signature entry") for i in range(count))
         return tuple((_text(entry.Name()), int(entry.TensorIndex())) for entry in maps)
 
