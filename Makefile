@@ -9,7 +9,6 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 DRIVER := $(shell nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1 | cut -d. -f1)
 CUDA_EXTRA := $(shell if [ -z "$(DRIVER)" ]; then :; elif [ "$(DRIVER)" -ge 580 ] 2>/dev/null; then echo cuda13; \
 	elif [ "$(DRIVER)" -ge 525 ] 2>/dev/null; then echo cuda12; fi)
-comma := ,
 
 # Test workers are processes: each keeps BLAS to one thread, or they would fight for the cores.
 WORKERS ?= auto
@@ -58,6 +57,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml
 	$(PIP) install --quiet --editable ".$(if $(CUDA_EXTRA),[$(CUDA_EXTRA)])"
 	touch $@
 
+# Tests compile every kernel, GPU or not: without a driver to fit, for the newest CUDA.
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml
-	$(PIP) install --quiet --editable ".[test$(if $(CUDA_EXTRA),$(comma)$(CUDA_EXTRA))]"
+	$(PIP) install --quiet --editable ".[test,$(or $(CUDA_EXTRA),cuda13)]"
 	touch $@ $(VENV)/.demo

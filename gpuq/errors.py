@@ -52,4 +52,12 @@ class DeviceLost(DeviceError):
 
 
 class KernelCompileError(DeviceError):
-    """A CUDA kernel did not compile."""
+    """A CUDA kernel did not compile.
+
+    Attributes:
+        log: everything that the compiler said; the message holds its first lines.
+    """
+
+    def __init__(self, message: str, log: str = "") -> None:
+        super().__init__(message)
+        self.log = log

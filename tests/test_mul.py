@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,19 +52,32 @@ def test_reference_is_the_definition(data: st.DataObject, rng_seed: int) -> None
     check(spec, a, b, f"seed {rng_seed}, {spec}")
 
 
-def test_factor_is_a_float32(seed: int) -> None:
-    """Scales whose factor is an exact half only in float32: every odd product is a tie there."""
+@pytest.mark.parametrize("wanted", [0.5, 0.75, 0.625])
+def test_factor_is_a_float32(wanted: float, seed: int) -> None:
+    """Scales whose factor is an exact fraction only in float32, step by step: there its ties are ties."""
     rng = np.random.default_rng(seed)
     a, b = (array.reshape(1, -1) for array in np.mgrid[-11:12, -11:12].astype(np.int8))
-    unlike = 0
-    for _ in range(20):
+    products = sorted({int(p) * int(q) for p, q in zip(a[0], b[0], strict=True)})
+    in_doubles, mixed = 0, 0
+    for _ in range(30):
         a_scale, b_scale = (np.float32(2.0 ** rng.uniform(-6, 0)) for _ in range(2))
-        out_scale = np.float32(a_scale * b_scale) * np.float32(2)
+        out_scale = np.float32(a_scale * b_scale) / np.float32(wanted)
         quants = [Quant(scale) for scale in (a_scale, b_scale, out_scale)]
         spec = MulSpec(a_shape=(529,), b_shape=(529,), a_quant=quants[0], b_quant=quants[1], out_quant=quants[2])
         check(spec, a, b, f"seed {seed}, {spec}")
-        in_doubles = exact.real_multiplier(a_scale, b_scale, out_scale)
-        unlike += any(
-            exact.v1_real(product, in_doubles) != exact.v1_real(product, 0.5) for product in (-11, 11, 99, -99)
-        )
-    assert unlike, "the examples must tell float32 from float64"
+        product = exact.f32(exact.scale_of(a_scale) * exact.scale_of(b_scale))
+        right = [exact.v1_real(p, exact.f32(product / exact.scale_of(out_scale))) for p in products]
+        in_doubles += right != [exact.v1_real(p, exact.real_multiplier(a_scale, b_scale, out_scale)) for p in products]
+        mixed += right != [exact.v1_real(p, float(product / exact.scale_of(out_scale))) for p in products]
+    assert in_doubles, "the examples must tell float32 from float64"
+    assert wanted == 0.5 or mixed, "the examples must tell a quotient in float32 from one in float64"
+
+
+def test_tflm_takes_the_factor_in_float64(seed: int) -> None:
+    spec = MulSpec(a_shape=(1,), b_shape=(1,), a_quant=Quant(0.05), b_quant=Quant(0.02), out_quant=Quant(0.01))
+    a = np.random.default_rng(seed).integers(-128, 128, (500, 1)).astype(np.int8)
+    rule = numerics.resolve("tflm", spec)
+    assert rule == Rule(Rounding.V1, Product.F64)
+    real = exact.real_multiplier(0.05, 0.02, 0.01)
+    want = exact.elementwise(lambda p, q: exact.clamp(exact.v1_real(p * q, real), -128, 127), a, a[::-1])
+    assert_equal_bits(reference(spec, rule, a, a[::-1]), want.astype(np.int8), f"seed {seed}")

@@ -56,6 +56,28 @@ def test_every_code(spec_type: type[ReluSpec], dtype: str, seed: int) -> None:
         assert_equal_bits(reference(spec, V1, every), np.array(want, dtype), f"seed {seed}, {spec}")
 
 
+@pytest.mark.parametrize("wanted", [0.75, 1.5, 2.5])
+def test_factor_is_a_float32(wanted: float, seed: int) -> None:
+    """Quotients of scales that are an exact fraction only in float32; TFLite Micro takes them in float64."""
+    rng = np.random.default_rng(seed)
+    every = np.arange(-128, 128).astype(np.int8)
+    unlike = 0
+    for _ in range(30):
+        x_scale = np.float32(2.0 ** rng.uniform(-6, 2))
+        out_scale = x_scale / np.float32(wanted)
+        # Real 0 is in the middle of the input and at the lowest output code: 128 results.
+        spec = ReluSpec(shape=(256,), x_quant=Quant(x_scale, 0), out_quant=Quant(out_scale, -128))
+        quotient = exact.scale_of(x_scale) / exact.scale_of(out_scale)
+        results = {}
+        for name, factor in (("litert_ref", exact.f32(quotient)), ("tflm", float(quotient))):
+            want = [exact.clamp(exact.v1_real(int(q), factor) - 128, -128, 127) for q in every]
+            got = reference(spec, numerics.resolve(name, spec), every)
+            assert_equal_bits(got, np.array(want, np.int8), f"{name}, seed {seed}, {spec}")
+            results[name] = want
+        unlike += results["litert_ref"] != results["tflm"]
+    assert unlike, "the examples must tell float32 from float64"
+
+
 def test_spec_refuses() -> None:
     with pytest.raises(InputTypeError, match="RELU: output of uint8"):
         ReluSpec(shape=(1,), x_quant=Quant(0.5), out_quant=Quant(0.5, dtype="uint8"))

@@ -1006,6 +1006,13 @@ def test_limits() -> None:
     load(SMALL, limits=Limits(macs=1476))
 
 
+def test_one_vector_of_too_many_entries() -> None:
+    net = Network()
+    x = net.tensor(int8((1, 1)))
+    out = net.operator("CONCATENATION", [x] * 100_001, int8((1, 100_001)), schema.ConcatenationOptionsT(axis=1))
+    refused(net.build([x], [out]), ModelLimit, "100001")
+
+
 def test_limits_count_folded_tensors() -> None:
     """PACK of a constant with itself doubles it: twenty operators make a million elements of one."""
     net = Network()
