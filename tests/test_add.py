@@ -15,8 +15,8 @@ from gpuq.ops.add import AddSpec, reference
 from gpuq.ops.broadcast import BinarySpec
 
 from . import exact
+from .compare import assert_equal_bits
 from .layers import ACTIVATIONS, codes, log2_scale, zero_point
-from .peers.compare import assert_equal_bits
 
 V1 = Rule(Rounding.V1)
 

@@ -16,8 +16,8 @@ from gpuq.ops.max_pool_2d import MaxPool2dSpec
 from gpuq.ops.window import Window2d
 
 from . import exact
+from .compare import assert_equal_bits
 from .layers import ACTIVATIONS, codes, zero_point
-from .peers.compare import assert_equal_bits
 
 EXACT = Rule(Rounding.EXACT)
 QUANT = Quant(0.1, 3)

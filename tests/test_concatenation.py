@@ -13,8 +13,8 @@ from gpuq.numerics import Rounding, Rule
 from gpuq.ops.concatenation import ConcatenationSpec, reference, rescaled
 
 from . import exact
+from .compare import assert_equal_bits
 from .layers import codes
-from .peers.compare import assert_equal_bits
 
 EXACT, AFFINE = Rule(Rounding.EXACT), Rule(Rounding.AFFINE_F32)
 QUANT = Quant(0.1, 3)

@@ -16,9 +16,9 @@ from gpuq.ops.conv2d import Conv2dSpec, reference
 from gpuq.ops.window import Window2d
 
 from . import exact
+from .compare import assert_equal_bits
 from .launching import launched
 from .layers import Layer, conv2d_layers
-from .peers.compare import assert_equal_bits
 
 # ------------------------------------------------------------------------------------------- worked out on paper
 
@@ -224,6 +224,6 @@ def test_reference_checks_its_constants() -> None:
     with pytest.raises(InputValueError, match=r"\(6, 3, 3, 4\)"):
         reference(spec, Rule(Rounding.V1), x, np.zeros((6, 3, 3, 4), np.int8))
     with pytest.raises(InputTypeError, match="float32"):
-        reference(spec, Rule(Rounding.V1), x, weights, np.zeros(6, np.float32))  # type: ignore[arg-type]
+        reference(spec, Rule(Rounding.V1), x, weights, np.zeros(6, np.float32))
     with pytest.raises(InputValueError, match=r"\(5,\)"):
         reference(spec, Rule(Rounding.V1), x, weights, np.zeros(5, np.int32))

@@ -12,9 +12,9 @@ from gpuq.cpu.epilogue import Epilogue
 from gpuq.numerics import Rounding, Rule
 
 from . import exact
+from .compare import assert_equal_bits
 from .exact import INT32_MAX, INT32_MIN
 from .launching import noise
-from .peers.compare import assert_equal_bits
 
 V1, V6 = Rule(Rounding.V1), Rule(Rounding.V6)
 OUTPUTS = [

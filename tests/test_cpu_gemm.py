@@ -7,8 +7,8 @@ import pytest
 
 from gpuq.cpu.gemm import EXACT_FLOAT32, ExactGemm
 
+from .compare import assert_equal_bits
 from .launching import noise
-from .peers.compare import assert_equal_bits
 
 
 def multiplied(gemm: ExactGemm, x: np.ndarray, outputs: int) -> np.ndarray:

@@ -31,6 +31,7 @@ from gpuq.ops.relu import Relu6Spec, ReluSpec
 from gpuq.ops.sub import SubSpec
 from gpuq.ops.window import Window2d
 
+from .compare import assert_equal_bits
 from .launching import launched
 from .layers import (
     ACTIVATIONS,
@@ -44,7 +45,6 @@ from .layers import (
     shapes,
     zero_point,
 )
-from .peers.compare import assert_equal_bits
 
 
 def rules(spec: Any) -> Iterator[tuple[str, Rule]]:

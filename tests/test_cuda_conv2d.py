@@ -18,8 +18,8 @@ from gpuq.ops.conv2d import Conv2dSpec, reference
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
 
+from .compare import assert_equal_bits
 from .host_cuda.runner import HostLauncher, require_tools
-from .peers.compare import assert_equal_bits
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from gpuq.cuda.conv2d import pack_factors
 from gpuq.cuda.kernel import Kernel, Launch, Pointer
 from gpuq.numerics import Rounding
 
+from .compare import assert_equal_bits
 from .host_cuda.runner import HostLauncher, require_tools
-from .peers.compare import assert_equal_bits
 
 FOLDER = Path(__file__).parent / "host_cuda" / "kernels"
 RANDOM = 10_000_000 // 6

@@ -16,8 +16,8 @@ from gpuq.ops import conv2d
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, reference
 from gpuq.ops.window import Window2d
 
+from .compare import assert_equal_bits
 from .layers import Layer, depthwise_conv2d_layers
-from .peers.compare import assert_equal_bits
 from .test_conv2d import finished
 
 

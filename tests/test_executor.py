@@ -15,8 +15,8 @@ from gpuq.cpu import blas
 from gpuq.model.executor import POOLED_WORKSPACES, joined
 from gpuq.resources import resource
 
+from .compare import assert_equal_bits
 from .networks import Network, int8, small_network
-from .peers.compare import assert_equal_bits
 from .peers.one_operator import TensorDef, constant
 
 DIGITS = resource("examples", "digits", "digits_int8.tflite")

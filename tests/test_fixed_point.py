@@ -12,8 +12,8 @@ import pytest
 from gpuq.ops import fixed_point
 
 from . import gemmlowp
+from .compare import assert_equal_bits
 from .exact import INT32_MAX, INT32_MIN
-from .peers.compare import assert_equal_bits
 
 
 def check(got: np.ndarray, function: Callable[..., Any], arguments: np.ndarray, *more: int, context: str) -> None:

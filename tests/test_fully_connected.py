@@ -13,9 +13,9 @@ from gpuq import InputTypeError, InputValueError, Quant, cpu, dequantize
 from gpuq.numerics import PROFILES, Rounding, Rule
 from gpuq.ops.fully_connected import FullyConnectedSpec, reference
 
+from .compare import assert_equal_bits
 from .launching import launched
 from .layers import Layer, fully_connected_layers
-from .peers.compare import assert_equal_bits
 from .test_conv2d import finished
 
 # Scales 0.05, 0.02, 0.01, zero points 12, -1, 15: the convolution of test_conv2d.py as a dense layer, one row of four

@@ -15,8 +15,8 @@ from gpuq.numerics import Rounding, Rule
 from gpuq.ops.logistic import LogisticSpec, reference, table
 
 from . import exact, gemmlowp
+from .compare import assert_equal_bits
 from .layers import zero_point
-from .peers.compare import assert_equal_bits
 
 F32, FIXED = Rule(Rounding.TABLE_F32), Rule(Rounding.FIXED_POINT)
 

@@ -14,8 +14,8 @@ from gpuq.numerics import Rounding, Rule
 from gpuq.ops.mean import MeanSpec, divided_multiplier, reference
 
 from . import exact
+from .compare import assert_equal_bits
 from .layers import codes, log2_scale, zero_point
-from .peers.compare import assert_equal_bits
 
 V1 = Rule(Rounding.V1)
 

@@ -15,8 +15,8 @@ import gpuq
 from gpuq import InputTypeError, InputValueError, Model
 from gpuq.resources import resource
 
+from .compare import assert_equal_bits
 from .networks import Network, edited, int8, small_network
-from .peers.compare import assert_equal_bits
 from .peers.one_operator import TensorDef
 
 DIGITS = resource("examples", "digits", "digits_int8.tflite")

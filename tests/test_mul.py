@@ -12,8 +12,8 @@ from gpuq.numerics import Product, Rounding, Rule
 from gpuq.ops.mul import MulSpec, reference
 
 from . import exact
+from .compare import assert_equal_bits
 from .layers import codes
-from .peers.compare import assert_equal_bits
 from .test_add import random_spec
 
 V1 = Rule(Rounding.V1, Product.ALL_F32)

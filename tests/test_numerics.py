@@ -16,8 +16,8 @@ from gpuq import InputValueError, Quant, UnsupportedModel, numerics
 from gpuq.numerics import Product, Rounding, Rule
 
 from . import exact
+from .compare import assert_equal_bits
 from .exact import INT32_MAX, INT32_MIN
-from .peers.compare import assert_equal_bits
 
 # -------------------------------------------------------------------------------------------------- multipliers
 

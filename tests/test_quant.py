@@ -14,7 +14,7 @@ import gpuq
 from gpuq import InputTypeError, InputValueError, Quant, dequantize, quantize, quantize_bias, quantize_weights
 from gpuq.quant import round_half_away
 
-from .peers.compare import assert_equal_bits
+from .compare import assert_equal_bits
 
 f32 = np.float32
 

@@ -12,8 +12,8 @@ from gpuq.ops.dequantize import DequantizeSpec
 from gpuq.ops.quantize import QuantizeSpec
 
 from . import exact
+from .compare import assert_equal_bits
 from .layers import zero_point
-from .peers.compare import assert_equal_bits
 
 V1, AFFINE = Rule(Rounding.V1), Rule(Rounding.AFFINE_F32)
 

@@ -12,8 +12,8 @@ from gpuq.numerics import Product, Rounding, Rule
 from gpuq.ops.relu import Relu6Spec, ReluSpec, reference
 
 from . import exact
+from .compare import assert_equal_bits
 from .layers import zero_point
-from .peers.compare import assert_equal_bits
 
 V1 = Rule(Rounding.V1, Product.ALL_F32)
 

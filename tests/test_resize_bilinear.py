@@ -14,8 +14,8 @@ from gpuq.numerics import Rounding, Rule
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec, reference
 
 from . import exact
+from .compare import assert_equal_bits
 from .layers import codes
-from .peers.compare import assert_equal_bits
 
 INT8, UINT8 = np.dtype(np.int8), np.dtype(np.uint8)
 EXACT, AFFINE = Rule(Rounding.EXACT), Rule(Rounding.AFFINE_F32)

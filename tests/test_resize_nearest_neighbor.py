@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -52,12 +53,12 @@ def test_every_small_size(corners: bool, half: bool) -> None:
     """GetNearestNeighbor, its float32 operations as exact fractions rounded one by one."""
     for in_size in (1, 2, 3, 5, 7, 13, 49, 100):
         for out_size in range(1, 60):
-            scale = exact.f32(exact.Fraction(in_size, out_size))
+            scale = exact.f32(Fraction(in_size, out_size))
             if corners and out_size > 1:
-                scale = exact.f32(exact.Fraction(in_size - 1, out_size - 1))
+                scale = exact.f32(Fraction(in_size - 1, out_size - 1))
             want = []
             for i in range(out_size):
-                position = exact.f32((i + exact.Fraction(int(half), 2)) * scale)
+                position = exact.f32((i + Fraction(int(half), 2)) * scale)
                 index = exact.round_away(position) if corners else math.floor(position)
                 want.append(max(min(index, in_size - 1), 0))
             got = nearest_indices(spec_of(in_size, out_size, corners, half), in_size, out_size).tolist()

@@ -13,8 +13,8 @@ from gpuq.numerics import Rounding, Rule
 from gpuq.ops.softmax import SoftmaxSpec, input_scaling, reference
 
 from . import exact, gemmlowp
+from .compare import assert_equal_bits
 from .layers import codes
-from .peers.compare import assert_equal_bits
 
 FIXED = Rule(Rounding.FIXED_POINT)
 OUT = Quant(1 / 256, -128)
@@ -106,3 +106,10 @@ def test_extreme_scales(scale: float) -> None:
 def test_spec_refuses(change: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         SoftmaxSpec(**(dict(depth=3, x_quant=Quant(0.1), out_quant=OUT) | change))
+
+
+def test_rows_whose_sum_leaves_the_accumulator() -> None:
+    # From a sum of 512 on the runtimes abort. By the formula 1/512 and less of 256 rounds to 0; the sum must not wrap.
+    for depth in (1001, 4096, 8191):
+        spec = SoftmaxSpec(depth=depth, x_quant=Quant(0.1, 0), out_quant=OUT)
+        assert set(reference(spec, FIXED, np.zeros((1, depth), np.int8)).reshape(-1).tolist()) == {-128}

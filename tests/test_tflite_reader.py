@@ -21,8 +21,8 @@ from gpuq import Limits, MalformedModel, Model, ModelError, ModelLimit, Quant, U
 from gpuq.model.tflite_reader import read
 from gpuq.resources import resource
 
+from .compare import assert_equal_bits
 from .networks import Change, Network, edited, int8, packed, small_network
-from .peers.compare import assert_equal_bits
 from .peers.one_operator import PADDINGS, TensorDef, constant
 
 SECONDS = 2.0
@@ -554,7 +554,7 @@ def test_convolution_options(fields: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("number", [CONV, DEPTHWISE])
 @pytest.mark.parametrize("field", ["strideH", "strideW", "dilationHFactor", "dilationWFactor"])
-@pytest.mark.parametrize("value", [1_000_000, 2**31 - 1])
+@pytest.mark.parametrize("value", [512, 1_000_000, 2**31 - 1])
 def test_huge_strides_and_dilations(number: int, field: str, value: int) -> None:
     """Far-off taps see only the border: no reason for memory or time of the order of the dilation."""
 
@@ -572,6 +572,21 @@ def test_huge_strides_and_dilations(number: int, field: str, value: int) -> None
     start = time.perf_counter()
     model(np.zeros((1, 6, 6, 3), np.int8))
     assert time.perf_counter() - start < SECONDS
+
+
+def test_taps_far_outside_of_many_channels_take_no_memory() -> None:
+    """A file of ten kilobytes: nine taps of 1024 channels, eight of which never meet the image of 8x8."""
+    net = Network()
+    x = net.tensor(int8((1, 8, 8, 1024), 1.0))
+    weights = net.tensor(int8((1, 3, 3, 1024), 1.0, data=np.ones((1, 3, 3, 1024), np.int8)))
+    options = schema.DepthwiseConv2DOptionsT(strideH=1, strideW=1, dilationHFactor=512, dilationWFactor=512)
+    out = net.operator("DEPTHWISE_CONV_2D", [x, weights, -1], int8((1, 8, 8, 1024), 1.0), options)
+    content = net.build([x], [out])
+    try:
+        model = load(content)
+    except ModelError:
+        return
+    assert model.program.workspace_bytes(1) < 1 << 26
 
 
 def pool_options(**fields: Any) -> Any:

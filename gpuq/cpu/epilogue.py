@@ -179,8 +179,7 @@ class Epilogue:
         t *= self._factor
 
     def _store(self, t: npt.NDArray[np.float64], codes: npt.NDArray[np.uint8]) -> None:
-        # Half a code above the upper bound truncates to it.
-        np.clip(t, self._act_min + self._raise, self._act_max + self._raise + 0.5, out=t)
+        np.clip(t, self._act_min + self._raise, self._act_max + self._raise, out=t)
         np.copyto(codes, t, casting="unsafe")
         if self._raise:
             np.bitwise_xor(codes, 0x80, out=codes)

@@ -36,9 +36,13 @@ class ExactGemm:
         chunks = []
         first = 0
         while first < weights.shape[0]:
-            # Running sums only over what one chunk could hold: a tap with |w| = 0 everywhere costs nothing.
-            running = np.cumsum(magnitudes[first:], axis=0).max(axis=1)
-            last = first + max(1, int(np.searchsorted(running * x_max, EXACT_FLOAT32, side="right")))
+            # Running sums over a stretch that is doubled until the chunk ends inside it.
+            stretch, fits = 1024, 1024
+            while fits == stretch:
+                stretch *= 2
+                running = np.cumsum(magnitudes[first : first + stretch], axis=0).max(axis=1)
+                fits = int(np.searchsorted(running * x_max, EXACT_FLOAT32, side="right"))
+            last = first + max(1, fits)
             chunks.append((first, last, np.ascontiguousarray(weights[first:last], np.float32)))
             first = last
         return cls(tuple(chunks), magnitudes.sum(axis=0) * x_max)

@@ -7,6 +7,7 @@ arena of one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,8 +26,12 @@ from gpuq.ops.spec import Shape, shape_text
 from gpuq.plan import Plan
 
 ALIGNMENT = 64
-# A run's arena beyond this is refused before it is allocated.
+# A run's arena beyond this is refused before it is allocated, and so is a step's scratch, which grows with the pixels
+# that a window reaches beyond the image.
 MAX_ARENA_BYTES = 1 << 36
+MAX_WORKSPACE_BYTES = 1 << 28
+# Elements of a tensor that is computed while the model is loaded.
+MAX_FOLDED_ELEMENTS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,11 @@ def plan_program(graph: Graph, device: Device, profile: str) -> Program:
         operands_of_node = [constants.get(index) if index >= 0 else None for index in node.inputs]
         with _refusals(node):
             plan = cpu.pack(node.spec, rules[node.index], operands_of_node)
+        if plan.workspace_bytes(1) > MAX_WORKSPACE_BYTES:
+            raise ModelLimit(
+                f"operator #{node.index} {node.spec.op} needs {plan.workspace_bytes(1)} bytes of scratch; the limit is "
+                f"{MAX_WORKSPACE_BYTES}"
+            )
         steps.append(
             Step(
                 node=node,
@@ -194,6 +204,12 @@ def _resolve(graph: Graph, profile: str) -> dict[int, numerics.Rule]:
 
 def _fold(graph: Graph, node: Node, rule: numerics.Rule, constants: dict[int, npt.NDArray[Any]]) -> None:
     """Computes an operator that does not depend on the input."""
+    elements = math.prod(graph.tensors[node.outputs[0]].shape)
+    if elements > MAX_FOLDED_ELEMENTS:
+        raise ModelLimit(
+            f"operator #{node.index} {node.spec.op} on constants gives {elements} elements; the limit is "
+            f"{MAX_FOLDED_ELEMENTS}"
+        )
     if node.spec.op in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         first, *parameters = (constants[index] if index >= 0 else None for index in node.inputs)
         operands = [None if first is None else first[None], *parameters]

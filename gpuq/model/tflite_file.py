@@ -8,7 +8,6 @@ MalformedModel.
 from __future__ import annotations
 
 import struct
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -154,14 +153,16 @@ def _parse(content: bytes) -> RawModel:
     if count != 1:
         raise UnsupportedModel(f"the model has {count} subgraphs; gpuq runs models with exactly 1")
     graph = _present(model.Subgraphs(0), "subgraph 0")
+    strings: dict[bytes, str] = {}
     buffers = [_buffer(content, model.Buffers(i)) for i in range(_counted(model.BuffersLength(), "buffers"))]
     codes = [
-        _operator_name(model.OperatorCodes(i)) for i in range(_counted(model.OperatorCodesLength(), "operator codes"))
+        _operator_name(model.OperatorCodes(i), strings)
+        for i in range(_counted(model.OperatorCodesLength(), "operator codes"))
     ]
     return RawModel(
-        description=_text(model.Description()),
+        description=_text(model.Description(), strings),
         tensors=tuple(
-            _tensor(_present(graph.Tensors(i), f"tensor {i}"), i, buffers)
+            _tensor(_present(graph.Tensors(i), f"tensor {i}"), i, buffers, strings)
             for i in range(_counted(graph.TensorsLength(), "tensors"))
         ),
         operators=tuple(
@@ -171,7 +172,7 @@ def _parse(content: bytes) -> RawModel:
         inputs=_integers(graph, "Inputs"),
         outputs=_integers(graph, "Outputs"),
         signatures=tuple(
-            _signature(_present(model.SignatureDefs(i), f"signature {i}"))
+            _signature(_present(model.SignatureDefs(i), f"signature {i}"), strings)
             for i in range(_counted(model.SignatureDefsLength(), "signatures", MAX_SIGNATURES))
         ),
     )
@@ -189,9 +190,12 @@ def _counted(count: int, what: str, limit: int = MAX_ENTRIES) -> int:
     return count
 
 
-def _text(raw: bytes | None) -> str:
-    # A flatbuffer may refer to one string from many tables: keep one copy.
-    return sys.intern((raw or b"").decode("utf-8", errors="replace"))
+def _text(raw: bytes | None, strings: dict[bytes, str]) -> str:
+    """A string of the file; a flatbuffer may refer to one from many tables, so one copy is kept in `strings`."""
+    raw = raw or b""
+    if raw not in strings:
+        strings[raw] = raw.decode("utf-8", errors="replace")
+    return strings[raw]
 
 
 def _integers(table: Any, field: str, limit: int = MAX_ENTRIES) -> tuple[int, ...]:
@@ -225,7 +229,9 @@ def _buffer(content: bytes, buffer: Any) -> npt.NDArray[np.uint8] | None:
     return data
 
 
-def _tensor(tensor: Any, index: int, buffers: list[npt.NDArray[np.uint8] | None]) -> RawTensor:
+def _tensor(
+    tensor: Any, index: int, buffers: list[npt.NDArray[np.uint8] | None], strings: dict[bytes, str]
+) -> RawTensor:
     buffer = tensor.Buffer()
     if buffer >= max(len(buffers), 1):
         raise MalformedModel(f"tensor {index} refers to buffer {buffer} of {len(buffers)}")
@@ -236,7 +242,7 @@ def _tensor(tensor: Any, index: int, buffers: list[npt.NDArray[np.uint8] | None]
     if scales.size > max(1, *shape, 1):
         raise MalformedModel(f"tensor {index} has {scales.size} scales, more than any of its dimensions {shape}")
     return RawTensor(
-        name=_text(tensor.Name()),
+        name=_text(tensor.Name(), strings),
         shape=shape,
         shape_signature=_integers(tensor, "ShapeSignature", MAX_RANK),
         type_name=TYPE_NAMES.get(tensor.Type(), f"type {tensor.Type()}"),
@@ -250,12 +256,12 @@ def _tensor(tensor: Any, index: int, buffers: list[npt.NDArray[np.uint8] | None]
     )
 
 
-def _operator_name(code: Any) -> str:
+def _operator_name(code: Any, strings: dict[bytes, str]) -> str:
     _present(code, "an operator code")
     # Codes beyond 127 do not fit the older field; the larger of the two is meant.
     number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
     name = OPERATOR_NAMES.get(number, f"operator {number}")
-    return f"CUSTOM {_text(code.CustomCode())}" if name == "CUSTOM" else name
+    return f"CUSTOM {_text(code.CustomCode(), strings)}" if name == "CUSTOM" else name
 
 
 def _operator(operator: Any, index: int, codes: list[str]) -> RawOperator:
@@ -290,10 +296,10 @@ def _options(operator: Any, name: str) -> Mapping[str, Any] | None:
     return values
 
 
-def _signature(signature: Any) -> RawSignature:
+def _signature(signature: Any, strings: dict[bytes, str]) -> RawSignature:
     def entries(kind: str) -> tuple[tuple[str, int], ...]:
         count = _counted(getattr(signature, f"{kind}Length")(), "signature entries", MAX_OPERANDS)
         maps = (_present(getattr(signature, kind)(i), "a signature entry") for i in range(count))
-        return tuple((_text(entry.Name()), int(entry.TensorIndex())) for entry in maps)
+        return tuple((_text(entry.Name(), strings), int(entry.TensorIndex())) for entry in maps)
 
-    return RawSignature(_text(signature.SignatureKey()), entries("Inputs"), entries("Outputs"))
+    return RawSignature(_text(signature.SignatureKey(), strings), entries("Inputs"), entries("Outputs"))

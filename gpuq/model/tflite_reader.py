@@ -33,6 +33,10 @@ _DTYPES: dict[str, npt.DTypeLike] = {
 }
 
 
+# Elements of what PACK makes of constants: it is only there to build shapes.
+MAX_FOLDED_ELEMENTS = 1 << 20
+
+
 @dataclass(frozen=True)
 class Limits:
     """The largest model that is loaded; checked before anything is allocated.
@@ -240,7 +244,7 @@ def _convert(
     try:
         if operator.name in CONVERTERS or operator.name in FOLDED:
             view.check_input_count()
-        value = fold(view, limits.elements)
+        value = fold(view, min(limits.elements, MAX_FOLDED_ELEMENTS))
         if value is not None:
             value.flags.writeable = False
             index = view.out.index

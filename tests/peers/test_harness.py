@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
+from tests.compare import assert_equal_bits
+
 from . import strategies, test_random_operators
-from .compare import assert_equal_bits
 from .one_operator import TensorDef, build, constant
 from .runtimes import (
     LiteRTRef,
@@ -39,7 +40,7 @@ def test_one_wrong_bit_is_found_and_told() -> None:
     with pytest.raises(AssertionError) as caught:
         assert_equal_bits(got, want, "CONV_2D seed=7")
     message = str(caught.value)
-    assert "1 of 24 elements differ; first at [1, 0, 2]: got 6, peer has 14" in message
+    assert "1 of 24 elements differ; first at [1, 0, 2]: got 6, expected 14" in message
     assert "largest difference 8" in message
     assert "CONV_2D seed=7" in message
 

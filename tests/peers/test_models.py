@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 import gpuq
+from tests.compare import assert_equal_bits
 
-from .compare import assert_equal_bits
 from .runtimes import (
     LiteRTRef,
     PeerRefused,

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis.strategies import SearchStrategy
 
 import gpuq
+from tests.compare import assert_equal_bits
 
 from . import strategies as ops
-from .compare import assert_equal_bits
 from .runtimes import PEERS, PeerRefused, run_samples
 from .strategies import INT8_ONLY, Case
 

@@ -1,4 +1,4 @@
-"""Compares a result with a peer's, every byte, and says where and how they first differ."""
+"""Compares a result with what it must be, every byte, and says where and how they first differ."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ def assert_equal_bits(got: np.ndarray, want: np.ndarray, context: object) -> Non
     """Fails unless both arrays have one dtype, one shape and the same bytes.
 
     got      our result
-    want     the peer's
+    want     what it must be
     context  what led here (operator, configuration, seed, sample, tensor); printed on failure
     """
     got, want = np.asarray(got), np.asarray(want)
     if got.dtype != want.dtype or got.shape != want.shape:
-        raise AssertionError(f"got {got.dtype}{list(got.shape)}, peer has {want.dtype}{list(want.shape)}\n{context}")
+        raise AssertionError(f"got {got.dtype}{list(got.shape)}, expected {want.dtype}{list(want.shape)}\n{context}")
     # As raw words: -0.0 differs from 0.0, and NaN equals itself.
     words = np.dtype(f"u{want.dtype.itemsize}")
     different = np.ascontiguousarray(got).view(words) != np.ascontiguousarray(want).view(words)
@@ -25,7 +25,7 @@ def assert_equal_bits(got: np.ndarray, want: np.ndarray, context: object) -> Non
     first = tuple(int(i) for i in np.argwhere(different)[0])
     raise AssertionError(
         f"{count} of {want.size} elements differ; first at {list(first)}: "
-        f"got {_show(got[first])}, peer has {_show(want[first])}{_largest(got, want)}\n{context}"
+        f"got {_show(got[first])}, expected {_show(want[first])}{_largest(got, want)}\n{context}"
     )
 
 
