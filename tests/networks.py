@@ -9,7 +9,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from .peers.one_operator import PADDINGS, TensorDef, _signature, _tensor, constant, converter_version
+from .peers.one_operator import PADDINGS, TensorDef, constant, converter_version, default_signature, schema_tensor
 
 Change = Callable[[Any], None]
 
@@ -32,7 +32,7 @@ class Network:
     def tensor(self, definition: TensorDef, *, is_variable: bool = False) -> int:
         """The number of a new tensor."""
         number = len(self.graph.tensors)
-        tensor = _tensor(definition, f"tensor_{number}", self.model.buffers)
+        tensor = schema_tensor(definition, f"tensor_{number}", self.model.buffers)
         tensor.isVariable = is_variable
         self.graph.tensors.append(tensor)
         self._definitions.append(definition)
@@ -72,7 +72,7 @@ class Network:
     def build(self, inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
         """The file's bytes."""
         self.graph.inputs, self.graph.outputs = list(inputs), list(outputs)
-        self.model.signatureDefs = [_signature(self.graph)]
+        self.model.signatureDefs = [default_signature(self.graph)]
         return packed(self.model)
 
 

@@ -105,7 +105,7 @@ def build(
     graph.tensors = []
 
     def add(definition: TensorDef, default_name: str) -> int:
-        graph.tensors.append(_tensor(definition, default_name, model.buffers))
+        graph.tensors.append(schema_tensor(definition, default_name, model.buffers))
         return len(graph.tensors) - 1
 
     operator = schema.OperatorT()
@@ -126,7 +126,7 @@ def build(
     ]
     graph.outputs = list(operator.outputs)
     model.subgraphs = [graph]
-    model.signatureDefs = [_signature(graph)]
+    model.signatureDefs = [default_signature(graph)]
 
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
@@ -151,7 +151,7 @@ class _Buffer(schema.BufferT):  # type: ignore[misc]
         return int(schema.BufferEnd(builder))
 
 
-def _tensor(definition: TensorDef, default_name: str, buffers: list[Any]) -> Any:
+def schema_tensor(definition: TensorDef, default_name: str, buffers: list[Any]) -> Any:
     tensor = schema.TensorT()
     tensor.name = definition.name or default_name
     tensor.shape = np.array(definition.shape, np.int32)
@@ -173,7 +173,7 @@ def _tensor(definition: TensorDef, default_name: str, buffers: list[Any]) -> Any
     return tensor
 
 
-def _signature(graph: Any) -> Any:
+def default_signature(graph: Any) -> Any:
     def maps(indices: Sequence[int], stem: str) -> list[Any]:
         result = []
         for i, index in enumerate(indices):
