@@ -84,6 +84,20 @@ __device__ __forceinline__ unsigned prmt(unsigned a, unsigned b, unsigned select
 #endif
 }
 
+// -------------------------------------------------------------------------------------- a wide multiply-add
+
+// a * b + c in 64 bits, one instruction. Spelled out because the compiler, when b does not change in a loop,
+// widens it outside and multiplies 64 by 64 bits inside.
+__device__ __forceinline__ long long mad_wide(int a, int b, long long c) {
+#ifdef GPUQ_HOST
+  return static_cast<long long>(a) * b + c;
+#else
+  long long sum;
+  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(sum) : "r"(a), "r"(b), "l"(c));
+  return sum;
+#endif
+}
+
 // --------------------------------------------------------------------------------------------- warp exchange
 //
 // All lanes of `mask` call it together, each with the same mask.

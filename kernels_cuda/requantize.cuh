@@ -26,32 +26,13 @@ enum Rule {
   RULE_V6 = 7,
 };
 
-// a * b + c in 64 bits, one instruction. Spelled out because the compiler, when b does not change in a loop,
-// widens it outside and multiplies 64 by 64 bits inside.
-__device__ __forceinline__ long long mad_wide(int a, int b, long long c) {
-#if defined(__CUDA_ARCH__) && !defined(GPUQ_HOST)
-  long long sum;
-  asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(sum) : "r"(a), "r"(b), "l"(c));
-  return sum;
-#else
-  return static_cast<long long>(a) * b + c;
-#endif
-}
-
 // acc << shift modulo 2^32, without signed overflow.
 __device__ __forceinline__ int wrapping_shift_left(int value, int shift) {
   return static_cast<int>(static_cast<unsigned>(value) << shift);
 }
 
-// round(a * b / 2^31), ties up. The one case that would overflow, -2^31 * -2^31, saturates.
-// |a * b| <= 2^62, so the sum with 2^30 fits 64 bits.
-__device__ __forceinline__ int saturating_rounding_doubling_high_mul(int a, int b) {
-  const long long product = static_cast<long long>(a) * b;
-  const long long rounded = (product + (1LL << 30)) >> 31;
-  return rounded > 0x7fffffffLL ? 0x7fffffff : static_cast<int>(rounded);
-}
-
-// The same for b >= 0, as every multiplier is: nothing can saturate.
+// round(a * b / 2^31), ties up, for b >= 0, as every multiplier is: nothing can saturate, as -2^31 * -2^31
+// would. |a * b| < 2^62, so the sum with 2^30 fits 64 bits.
 __device__ __forceinline__ int rounding_doubling_high_mul(int a, int b) {
   return static_cast<int>(mad_wide(a, b, 1LL << 30) >> 31);
 }

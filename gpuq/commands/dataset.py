@@ -16,7 +16,7 @@ from gpuq.commands.files import is_array_file, read_array
 from gpuq.commands.images import Normalization, picture_size, pixels_to_input, read_picture
 from gpuq.errors import InputTypeError, InputValueError
 from gpuq.model.graph import Graph, Tensor
-from gpuq.ops.spec import UINT8, Shape, shape_text
+from gpuq.ops.spec import UINT8, shape_text
 from gpuq.quant import first_index, quantize
 
 Array = npt.NDArray[Any]
@@ -235,7 +235,7 @@ def _open(path: str, tensor: Tensor, reading: Reading) -> Source:
         array = array[None]
     elif array.ndim != len(sample) + 1 or array.shape[1:] != sample or not array.shape[0]:
         raise InputValueError(
-            f"input {path!r}: shape {shape_text(array.shape)} must be {batch_shape(tensor)} with N >= 1"
+            f"input {path!r}: shape {shape_text(array.shape)} must be {tensor.batch_shape} with N >= 1"
             + (f", or {shape_text(sample)} for one sample" if rows_per_run == 1 else "")
         )
     return ArraySource(path, tensor, array, reading.normalization, taken_as, remark)
@@ -255,9 +255,3 @@ def _taken_as(path: str, array: Array, tensor: Tensor, reading: Reading) -> str:
     elif array.dtype == UINT8:
         hint = "; if these are pixels, say their real values with --mean and --std"
     raise InputTypeError(f"input {path!r}: {tensor.name!r} takes {tensor.dtype}, the file has {array.dtype}{hint}")
-
-
-def batch_shape(tensor: Tensor) -> str:
-    """A tensor's shape with N for the batch, as users give and get it: Nx224x224x3."""
-    shape: Shape = tensor.shape or (1,)
-    return "x".join(["N" if shape[0] == 1 else f"{shape[0]}N", *map(str, shape[1:])])

@@ -19,7 +19,7 @@ from gpuq.commands.files import load_model
 from gpuq.commands.info import model_json
 from gpuq.commands.output import write, write_json
 from gpuq.model.graph import Graph, Node
-from gpuq.ops.registry import reference
+from gpuq.ops.registry import constant_operands, reference
 from gpuq.quant import Quant, dequantize, first_index
 from gpuq.resources import resource
 
@@ -198,16 +198,9 @@ def _quant(graph: Graph, index: int) -> Quant:
 
 def _operands(node: Node, known: Mapping[int, Array], constants: Mapping[int, Array]) -> list[Array | None]:
     """What reference() takes: activations with a run axis, constants as one run that broadcasts, weights as stored."""
-    raw = node.spec.op in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
-    operands: list[Array | None] = []
-    for index in node.inputs:
-        if index < 0:
-            operands.append(None)
-        elif index in known:
-            operands.append(known[index])
-        else:
-            operands.append(constants[index] if raw and operands else constants[index][None])
-    return operands
+    stored = [None if index in known else constants.get(index) for index in node.inputs]
+    prepared = constant_operands(node.spec, stored)
+    return [known.get(index, constant) for index, constant in zip(node.inputs, prepared, strict=True)]
 
 
 def _caption(guess: int, label: int, scores: Array) -> str:

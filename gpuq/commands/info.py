@@ -8,7 +8,6 @@ from typing import Any
 
 import gpuq
 from gpuq import numerics
-from gpuq.commands.dataset import batch_shape
 from gpuq.commands.files import load_model
 from gpuq.commands.images import pixel_rule
 from gpuq.commands.output import indented, printable, table, write, write_json
@@ -129,7 +128,7 @@ def _tensor_table(graph: Graph, indices: tuple[int, ...]) -> str:
         rows.append(
             (
                 tensor.name or f"#{index}",
-                batch_shape(tensor),
+                tensor.batch_shape,
                 tensor.dtype,
                 "-" if scale is None else f"{scale:.9g}",
                 "-" if zero_point is None else zero_point,
@@ -151,7 +150,7 @@ def tensor_json(tensor: Tensor) -> dict[str, Any]:
         "name": tensor.name,
         "index": tensor.index,
         "shape": list(tensor.shape),
-        "batch_shape": batch_shape(tensor),
+        "batch_shape": tensor.batch_shape,
         "dtype": str(tensor.dtype),
         "scale": scale,
         "zero_point": zero_point,

@@ -80,9 +80,11 @@ def row_repeat(out_w: int, channels: int) -> int:
 class ImageBlocks:
     """Cuts (images, output rows) into blocks of bounded size: whole images while they fit, else bands of rows."""
 
-    def __init__(self, out_h: int, row_bytes: int, halo_bytes: int) -> None:
-        """row_bytes: of each output row; halo_bytes: of each image on top, for the input rows under a window."""
+    def __init__(self, out_h: int, row_bytes: int, window: Window2d, band: PaddedBand) -> None:
+        """row_bytes: scratch of each output row; the band's input rows come on top."""
         self._out_h = out_h
+        row_bytes += 4 * math.prod(band.shape(1, 1)[2:]) * window.stride_h
+        halo_bytes = 4 * math.prod(band.shape(1, 1))
         self.images = max(1, BLOCK_BYTES // (row_bytes * out_h + halo_bytes))
         self.rows = out_h if self.images > 1 else max(1, min(out_h, (BLOCK_BYTES - halo_bytes) // row_bytes))
 
@@ -115,11 +117,6 @@ class PaddedBand:
         window = self._window
         height = (out_rows - 1) * window.stride_h + (window.kernel_h - 1) * window.dilation_h + 1
         return images, height, self._phases, self._columns, self._in_c * self._repeat
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row of one image."""
-        return 4 * math.prod(self.shape(1, 1)[2:])
 
     def fill(self, band: npt.NDArray[np.float32], x: npt.NDArray[Any], first: int) -> None:
         """Writes the band for output rows from `first` on."""
@@ -179,8 +176,7 @@ class Conv2dPlan:
         self._taps = spec.window.taps * self._group_in
         self._gathers = spec.groups > 1 or spec.window.taps > 1 or spec.window.stride_h > 1 or spec.window.stride_w > 1
         row_bytes = out_w * (4 * self._taps * self._gathers + 20 * self._group_out)
-        row_bytes += self._band.row_bytes * spec.window.stride_h
-        self._blocks = ImageBlocks(out_h, row_bytes, 4 * math.prod(self._band.shape(1, 1)))
+        self._blocks = ImageBlocks(out_h, row_bytes, spec.window, self._band)
 
     def workspace_bytes(self, runs: int) -> int:
         spec = self.spec

@@ -70,8 +70,7 @@ class DepthwiseConv2dPlan:
             repeat=spec.multiplier,
         )
         row_bytes = out_w * out_c * (2 * self._sum_dtype.itemsize + 8)
-        row_bytes += self._band.row_bytes * spec.window.stride_h
-        self._blocks = ImageBlocks(out_h, row_bytes, 4 * math.prod(self._band.shape(1, 1)))
+        self._blocks = ImageBlocks(out_h, row_bytes, spec.window, self._band)
 
     def workspace_bytes(self, runs: int) -> int:
         _, out_w, out_c = self.spec.output_shape

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.numerics import Rule
-from gpuq.ops.registry import reference
+from gpuq.ops.registry import constant_operands, reference
 from gpuq.ops.spec import Spec
 
 
@@ -20,7 +20,7 @@ class ReferencePlan:
         self.spec = spec
         self.name = f"{spec.op.lower()}_reference"
         self._rule = rule
-        self._constants = [None if constant is None else constant[None] for constant in constants]
+        self._constants = constant_operands(spec, constants)
         self.constant_bytes = sum(constant.nbytes for constant in self._constants if constant is not None)
 
     def workspace_bytes(self, runs: int) -> int:

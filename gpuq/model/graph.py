@@ -37,6 +37,12 @@ class Tensor:
     is_variable: bool = False
 
     @property
+    def batch_shape(self) -> str:
+        """The shape with N for the batch, as users give and get it: Nx224x224x3."""
+        first, *rest = self.shape or (1,)
+        return "x".join(["N" if first == 1 else f"{first}N", *map(str, rest)])
+
+    @property
     def nbytes(self) -> int:
         """Bytes of one run."""
         return math.prod(self.shape) * self.dtype.itemsize

@@ -244,8 +244,9 @@ def _checked_input(tensor: Tensor, value: Any, quantize: bool) -> tuple[Array, i
     if not tensor.shape and array.ndim == 0:
         array = array.reshape(1)
     if array.ndim == 0 or array.shape[1:] != rest or array.shape[0] == 0 or array.shape[0] % lead:
-        wanted = "x".join(["N" if lead == 1 else f"{lead}N", *map(str, rest)])
-        raise InputValueError(f"input {tensor.name!r}: shape {shape_text(array.shape)} must be {wanted} with N >= 1")
+        raise InputValueError(
+            f"input {tensor.name!r}: shape {shape_text(array.shape)} must be {tensor.batch_shape} with N >= 1"
+        )
     if array.dtype.kind == "f" and np.isnan(array).any():
         raise InputValueError(f"input {tensor.name!r}: NaN at {quant.first_index(np.isnan(array))}")
     return array, array.shape[0] // lead

@@ -21,7 +21,7 @@ from gpuq import cpu, numerics
 from gpuq.devices import Device
 from gpuq.errors import InputValueError, ModelLimit, UnsupportedModel
 from gpuq.model.graph import Graph, Node
-from gpuq.ops.registry import reference
+from gpuq.ops.registry import constant_operands, reference
 from gpuq.ops.spec import Shape, shape_text
 from gpuq.plan import Plan
 
@@ -113,7 +113,7 @@ def plan_program(graph: Graph, device: Device, profile: str) -> Program:
     Raises:
         InputValueError: an unknown profile.
         UnsupportedModel: operators that the profile's runtime does not have; all of them in one error.
-        ModelLimit: an arena of more than 64 GiB a run.
+        ModelLimit: an arena, a step's scratch, or a tensor computed while loading beyond the MAX_ constants.
     """
     rules = _resolve(graph, profile)
     constants = {tensor.index: tensor.data for tensor in graph.tensors if tensor.data is not None}
@@ -210,11 +210,7 @@ def _fold(graph: Graph, node: Node, rule: numerics.Rule, constants: dict[int, np
             f"operator #{node.index} {node.spec.op} on constants gives {elements} elements; the limit is "
             f"{MAX_FOLDED_ELEMENTS}"
         )
-    if node.spec.op in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
-        first, *parameters = (constants[index] if index >= 0 else None for index in node.inputs)
-        operands = [None if first is None else first[None], *parameters]
-    else:
-        operands = [constants[index][None] for index in node.inputs]
+    operands = constant_operands(node.spec, [constants[index] if index >= 0 else None for index in node.inputs])
     tensor = graph.tensors[node.outputs[0]]
     constants[tensor.index] = reference(node.spec, rule, *operands).reshape(tensor.shape)
 

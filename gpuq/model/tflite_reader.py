@@ -34,7 +34,7 @@ _DTYPES: dict[str, npt.DTypeLike] = {
 
 
 # Elements of what PACK makes of constants: it is only there to build shapes.
-MAX_FOLDED_ELEMENTS = 1 << 20
+MAX_SHAPE_ELEMENTS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def _convert(
     try:
         if operator.name in CONVERTERS or operator.name in FOLDED:
             view.check_input_count()
-        value = fold(view, min(limits.elements, MAX_FOLDED_ELEMENTS))
+        value = fold(view, min(limits.elements, MAX_SHAPE_ELEMENTS))
         if value is not None:
             value.flags.writeable = False
             index = view.out.index

@@ -34,6 +34,7 @@ class Conv2dSpec(Spec):
     """
 
     op: ClassVar[str] = "CONV_2D"
+    has_weights: ClassVar[bool] = True
 
     in_h: int
     in_w: int

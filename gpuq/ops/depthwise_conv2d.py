@@ -34,6 +34,7 @@ class DepthwiseConv2dSpec(Spec):
     """
 
     op: ClassVar[str] = "DEPTHWISE_CONV_2D"
+    has_weights: ClassVar[bool] = True
 
     in_h: int
     in_w: int

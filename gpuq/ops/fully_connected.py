@@ -32,6 +32,7 @@ class FullyConnectedSpec(Spec):
     """
 
     op: ClassVar[str] = "FULLY_CONNECTED"
+    has_weights: ClassVar[bool] = True
 
     in_c: int
     out_c: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -60,6 +60,18 @@ REFERENCES: Mapping[type[Spec], Callable[..., npt.NDArray[Any]]] = MappingProxyT
         sub.SubSpec: sub.reference,
     }
 )
+
+
+def constant_operands(spec: Spec, constants: Sequence[npt.NDArray[Any] | None]) -> list[npt.NDArray[Any] | None]:
+    """Constants as reference() takes them: one run that broadcasts over all, but weights and bias as they are stored.
+
+    Args:
+        constants: one entry per operand; None for activations and for what is left out, and stays so.
+    """
+    return [
+        constant if constant is None or (spec.has_weights and position > 0) else constant[None]
+        for position, constant in enumerate(constants)
+    ]
 
 
 def reference(spec: Spec, rule: Rule, *operands: npt.NDArray[Any] | None) -> npt.NDArray[Any]:

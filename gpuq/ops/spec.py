@@ -27,10 +27,12 @@ class Spec:
     Attributes:
         op: the TFLite name.
         is_view: the output holds the input's bytes in the same order, so that it can share its memory.
+        has_weights: the operands after the first are weights and bias, which have no run axis.
     """
 
     op: ClassVar[str]
     is_view: ClassVar[bool] = False
+    has_weights: ClassVar[bool] = False
 
     @property
     def activation_dtype(self) -> np.dtype[Any]:
