@@ -20,6 +20,13 @@ class Device:
         return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
 
 
+def unavailable(index: int) -> str | None:
+    """Why networks cannot run on this GPU, or None if they can."""
+    return cuda.unavailable(index) or (
+        "this version of gpuq does not run networks on GPUs yet; the CPU gives the same bits"
+    )
+
+
 def resolve_device(name: str) -> Device:
     """The device that this name means here and now.
 
@@ -33,12 +40,12 @@ def resolve_device(name: str) -> Device:
     if name == "cpu":
         return Device("cpu")
     if name == "auto":
-        return Device("cpu") if cuda.unavailable(0) else Device("cuda", 0)
+        return Device("cpu") if unavailable(0) else Device("cuda", 0)
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if not match:
         raise InputValueError(f"device {name!r} must be 'auto', 'cpu', 'cuda' or 'cuda:N'")
     index = int(match[1] or 0)
-    reason = cuda.unavailable(index)
+    reason = unavailable(index)
     if reason:
         raise DeviceNotAvailable(f"device {name!r}: {reason}")
     return Device("cuda", index)

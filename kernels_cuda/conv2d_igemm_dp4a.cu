@@ -7,13 +7,12 @@
 //   k  tap and input channel, (kh * KW + kw) * C' + c with C' = channels of a group, padded to whole loads
 //
 // Layouts. x: NHWC codes with image, row and pixel pitches in bytes. w: (group, O', K') int8, O' a multiple
-// of 128, K' of 32, rows and taps padded with 0: it belongs to this algorithm, every tile reads it. y: NHWC
+// of 128, K' of 64, rows and taps padded with 0: it belongs to this algorithm, every tile reads it. y: NHWC
 // with pitches.
 //
-// Zero points leave the loop: bias already holds -zp_x * sum(w) (and more, see gpuq/cuda/conv2d.py), and
-// pixels outside the image are read as zp_x. Weights with a zero point of their own (uint8 models) add, per
-// output pixel, window_factor * sum_k x[m, k]. Padding of K meets weights 0; for the window sum it is read as
-// 0.
+// Zero points leave the loop: bias already holds -zp_x * sum(w) (see gpuq/cuda/epilogue.py), and pixels
+// outside the image are read as zp_x. Weights with a zero point of their own (uint8 models) add, per output
+// pixel, window_factor * sum_k x[m, k]. Padding of K meets weights 0; for the window sum it is read as 0.
 //
 // The block's tile, for 256 threads, BM = BN = 128, TM = TN = 8:
 //
@@ -25,35 +24,29 @@
 //        j < TN
 //        ...                                           so that 4 neighbours are stored as one word
 //
-// Shared memory holds BK = 32 bytes of K: As[pixel][2] and Bs[column slot][2] as int4. Column slots are
-// permuted so that at each j the 8 lanes of a row read 8 neighbouring slots, and the two int4 of a slot are
-// swapped in every second group of four slots: 8 slots of 32 bytes then touch all 32 banks once.
-//
-// Sums wrap modulo 2^32 as in the runtimes: dp4a wraps, everything else is added as unsigned.
+// Shared memory holds BK bytes of K: As[pixel][BK / 16] and Bs[column slot][BK / 16] as int4. Column slots
+// are permuted so that at each j the 8 lanes of a row read 8 neighbouring slots, and the int4 of rows and
+// slots are swapped (swizzled_a, swizzled_b) so that a read touches all 32 banks once.
 
-#include "portable.cuh"
-#include "requantize.cuh"
+#include "epilogue.cuh"
 
 // BM, BN          output pixels and channels of a block: WARPS_M * 4 * TM and WARPS_N * 8 * TN
 // TM, TN          of a thread; TN is a multiple of 4
 // WARPS_M/_N      warps of a block
 // STAGES          tiles of K in shared memory, 2 or more
 // MIN_BLOCKS      blocks that share a multiprocessor: bounds the registers of a thread
+// BK              bytes of K of a tile, 32 or 64
 // VEC             bytes of one load along the channels: 16, 8, 4; 1 loads byte by byte, for any channel count
-// X_UNSIGNED      1: codes are uint8
 // WINDOW_SUM      1: the weights have a zero point
-// RULE            see requantize.cuh
-// OUTPUT          what is written: OUTPUT_CODES; OUTPUT_SUMS, int32 with bias; OUTPUT_PARTIAL, int32 without
-// bias, each
-//                 split of K into its own (pixels, channels) slice of y, for requantize_sums.cu to add up
+// OUTPUT          what is written: OUTPUT_CODES; OUTPUT_PARTIAL, int32 sums without bias, each split of K into
+//                 its own (pixels, channels) slice of y, for requantize_sums.cu to add up
+// and those of epilogue.cuh
 #define OUTPUT_CODES 0
-#define OUTPUT_SUMS 1
-#define OUTPUT_PARTIAL 2
+#define OUTPUT_PARTIAL 1
 
 #define BM (WARPS_M * 4 * TM)
 #define BN (WARPS_N * 8 * TN)
 #define THREADS (WARPS_M * WARPS_N * 32)
-#define BK 32
 #define QUADS (BK / 16)
 
 // One load: VEC bytes, or a word put together from single bytes.
@@ -63,34 +56,8 @@
 #define A_PASSES ((BM + ROWS_PER_PASS - 1) / ROWS_PER_PASS)
 #define B_PASSES ((BN * QUADS + THREADS - 1) / THREADS)
 
-typedef typename Requantize<RULE>::Factor Factor;
-
 // Pixel position whose every tap lies outside the image: rows beyond the last pixel.
 #define OUTSIDE (-(1 << 28))
-
-__device__ __forceinline__ int multiply_add(int x, int w, int acc) {
-#if X_UNSIGNED
-  return dp4a_us(x, w, acc);
-#else
-  return dp4a(x, w, acc);
-#endif
-}
-
-__device__ __forceinline__ int add_bytes(int x, int acc) {
-#if X_UNSIGNED
-  return dp4a_uu(x, 0x01010101, acc);
-#else
-  return dp4a(x, 0x01010101, acc);
-#endif
-}
-
-__device__ __forceinline__ int wrapping_add(int a, int b) {
-  return static_cast<int>(static_cast<unsigned>(a) + static_cast<unsigned>(b));
-}
-
-__device__ __forceinline__ int wrapping_multiply(int a, int b) {
-  return static_cast<int>(static_cast<unsigned>(a) * static_cast<unsigned>(b));
-}
 
 // The slot of Bs that holds a column of the tile, and back: within a warp's 8 * TN columns, slot = 8 * j +
 // lane_n.
@@ -101,8 +68,15 @@ __device__ __forceinline__ int column_of_slot(int slot) {
   return warp * 8 * TN + 4 * lane_n + j % 4 + 32 * (j / 4);
 }
 
-// Where quad q of a slot lies: swapped in every second group of four slots.
-__device__ __forceinline__ int swizzled(int slot, int quad) { return quad ^ ((slot >> 2) & 1); }
+// Where a quad lies in its row of As, in its slot of Bs. The 4 rows of As that a warp reads at once and the 8
+// slots of Bs are neighbours: 16 bytes each, they must not meet in a bank. Both depend on the lane alone, for
+// a thread's rows are 4 apart and its slots 8.
+__device__ __forceinline__ int swizzled_a(int row, int quad) {
+  return QUADS == 4 ? quad ^ ((row >> 1) & 1) : quad;
+}
+__device__ __forceinline__ int swizzled_b(int slot, int quad) {
+  return QUADS == 4 ? quad ^ ((slot >> 1) & 3) : quad ^ ((slot >> 2) & 1);
+}
 
 // Grid: (pixel tiles, column tiles, groups * splits). Pitches and offsets are bytes of x, and elements of y.
 //
@@ -114,8 +88,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
                       const int* __restrict__ bias, const Factor* __restrict__ factors, void* __restrict__ y,
                       long long y_image_pitch, int y_row_pitch, int y_pixel_pitch, int pixels, int in_h,
                       int in_w, int group_in_c, int out_h, int out_w, int group_out_c, int padded_out_c,
-                      int stride_h, int stride_w, int pad_top, int pad_left, int k_tiles, int tiles_per_split,
-                      int splits, long long split_pitch, int x_zero_point, int window_factor,
+                      int stride_h, int stride_w, int pad_top, int pad_left, int k_quads, int k_tiles,
+                      int tiles_per_split, int splits, long long split_pitch, int x_zero_point, int window_factor,
                       int out_zero_point, int act_min, int act_max, int vector_store) {
   SHARED(int4, As, [STAGES][BM][QUADS]);
   SHARED(int4, Bs, [STAGES][BN][QUADS]);
@@ -170,7 +144,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     const int index = thread + pass * THREADS;
     const long long column =
         static_cast<long long>(group) * padded_out_c + first_column + column_of_slot(index / QUADS);
-    next_weights[pass] = weights + (column * k_tiles + first_tile) * QUADS + index % QUADS;
+    next_weights[pass] = weights + column * k_quads + first_tile * QUADS + index % QUADS;
   }
 
   // Starts the loads of the next tile of K into a stage.
@@ -183,7 +157,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     for (int pass = 0; pass < A_PASSES; ++pass) {
       const int row = thread / CHUNKS_PER_ROW + pass * ROWS_PER_PASS;
       if (BM % ROWS_PER_PASS != 0 && row >= BM) continue;
-      char* const target = reinterpret_cast<char*>(&As[stage][row][0]) + chunk * CHUNK;
+      char* const target =
+          reinterpret_cast<char*>(&As[stage][row][swizzled_a(row, chunk * CHUNK / 16)]) + chunk * CHUNK % 16;
       const unsigned ih = static_cast<unsigned>(row_ih[pass] + entry.x);
       const unsigned iw = static_cast<unsigned>(row_iw[pass] + entry.y);
       const unsigned char* const source = row_base[pass] + delta;
@@ -216,7 +191,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
       const int index = thread + pass * THREADS;
       if (BN * QUADS % THREADS != 0 && index >= BN * QUADS) continue;
       const int slot = index / QUADS;
-      cp_async_16(&Bs[stage][slot][swizzled(slot, index % QUADS)], next_weights[pass]);
+      cp_async_16(&Bs[stage][slot][swizzled_b(slot, index % QUADS)], next_weights[pass]);
       next_weights[pass] += QUADS;
     }
   };
@@ -263,16 +238,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     cp_async_commit();
 
     // Rows and slots of a thread are constant distances apart: one address each, the rest is in the
-    // instructions. The slot's swap depends on the lane alone.
+    // instructions.
     const int4* const a_quads = &As[stage][warp_row + lane_m][0];
     const int4* const b_quads = &Bs[stage][warp_slot + lane_n][0];
-    // Not unrolled: with both quads' operands in registers, sums would be spilled.
-#pragma unroll 1
+    // Large tiles are not unrolled: with both quads' operands in registers, sums would be spilled.
+#pragma unroll (TM * TN > 16 ? 1 : QUADS)
     for (int quad = 0; quad < QUADS; ++quad) {
       int4 a[TM];
 #pragma unroll
       for (int i = 0; i < TM; ++i) {
-        a[i] = a_quads[4 * i * QUADS + quad];
+        a[i] = a_quads[4 * i * QUADS + swizzled_a(lane_m, quad)];
 #if WINDOW_SUM
         window_sum[i] = add_bytes(a[i].x, window_sum[i]);
         window_sum[i] = add_bytes(a[i].y, window_sum[i]);
@@ -280,7 +255,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         window_sum[i] = add_bytes(a[i].w, window_sum[i]);
 #endif
       }
-      const int4* const b_quad = b_quads + swizzled(lane_n, quad);
+      const int4* const b_quad = b_quads + swizzled_b(lane_n, quad);
 #pragma unroll
       for (int j = 0; j < TN; ++j) {
         const int4 b = b_quad[8 * j * QUADS];
@@ -312,8 +287,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     for (int c = 0; c < 4; ++c) factor[c] = factors[channel + 8 * j + c];
     unsigned char* const codes_column = static_cast<unsigned char*>(y) + column;
 #else
-    int* const sums_column =
-        static_cast<int*>(y) + (OUTPUT == OUTPUT_PARTIAL ? split * split_pitch : 0) + column;
+    int* const sums_column = static_cast<int*>(y) + split * split_pitch + column;
 #endif
 #pragma unroll
     for (int i = 0; i < TM; ++i) {
@@ -328,23 +302,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 #endif
       }
 #if OUTPUT == OUTPUT_CODES
-      unsigned codes = 0;
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        int code = Requantize<RULE>::apply(sums[c], factor[c], out_zero_point);
-        code = code < act_min ? act_min : code;
-        code = code > act_max ? act_max : code;
-        codes |= (static_cast<unsigned>(code) & 0xffu) << (8 * c);
-      }
-      unsigned char* const target = codes_column + offset;
-      if (vector_store) {
-        *reinterpret_cast<unsigned*>(target) = codes;
-      } else {
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          if (c < stored) target[c] = static_cast<unsigned char>(codes >> (8 * c));
-        }
-      }
+      store_codes(codes_column + offset, codes_of(sums, factor, out_zero_point, act_min, act_max), stored,
+                  vector_store);
 #else
 #pragma unroll
       for (int c = 0; c < 4; ++c) {

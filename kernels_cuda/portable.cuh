@@ -84,19 +84,50 @@ __device__ __forceinline__ unsigned prmt(unsigned a, unsigned b, unsigned select
 #endif
 }
 
+// Four int32 as bytes of one word, each saturated to int8 (to uint8).
+__device__ __forceinline__ unsigned pack_saturated_s8(int b0, int b1, int b2, int b3) {
+#ifdef GPUQ_HOST
+  return gpuq_host::pack_saturated(b0, b1, b2, b3, -128, 127);
+#else
+  // d = saturated b, saturated a in byte 1, and the lower half of c above them.
+  unsigned upper, word;
+  asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, 0;" : "=r"(upper) : "r"(b3), "r"(b2));
+  asm("cvt.pack.sat.s8.s32.b32 %0, %1, %2, %3;" : "=r"(word) : "r"(b1), "r"(b0), "r"(upper));
+  return word;
+#endif
+}
+__device__ __forceinline__ unsigned pack_saturated_u8(int b0, int b1, int b2, int b3) {
+#ifdef GPUQ_HOST
+  return gpuq_host::pack_saturated(b0, b1, b2, b3, 0, 255);
+#else
+  unsigned upper, word;
+  asm("cvt.pack.sat.u8.s32.b32 %0, %1, %2, 0;" : "=r"(upper) : "r"(b3), "r"(b2));
+  asm("cvt.pack.sat.u8.s32.b32 %0, %1, %2, %3;" : "=r"(word) : "r"(b1), "r"(b0), "r"(upper));
+  return word;
+#endif
+}
+
 // -------------------------------------------------------------------------------------- a wide multiply-add
 
-// a * b + c in 64 bits, one instruction. Spelled out because the compiler, when b does not change in a loop,
-// widens it outside and multiplies 64 by 64 bits inside.
+// a * b + c in 64 bits, one instruction; wraps. Spelled out because the compiler, when b does not change in a
+// loop, widens it outside and multiplies 64 by 64 bits inside.
 __device__ __forceinline__ long long mad_wide(int a, int b, long long c) {
 #ifdef GPUQ_HOST
-  return static_cast<long long>(a) * b + c;
+  return static_cast<long long>(static_cast<unsigned long long>(static_cast<long long>(a) * b) +
+                                static_cast<unsigned long long>(c));
 #else
   long long sum;
   asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(sum) : "r"(a), "r"(b), "l"(c));
   return sum;
 #endif
 }
+
+// 64 bits of two registers, and the upper one back: no instruction at all.
+__device__ __forceinline__ long long word_pair(int lower, int upper) {
+  return static_cast<long long>(static_cast<unsigned long long>(static_cast<unsigned>(upper)) << 32 |
+                                static_cast<unsigned>(lower));
+}
+__device__ __forceinline__ int upper_word(long long pair) { return static_cast<int>(pair >> 32); }
 
 // --------------------------------------------------------------------------------------------- warp exchange
 //

@@ -53,10 +53,11 @@ struct FixedPointFactor {
 
 // V1_RIGHT's: right = -shift, and everything that does not depend on acc in one number,
 // offset = 2^(right - 1) + zero_point * 2^right. A channel whose every sum gives one code has multiplier 0,
-// right 0 and that code as its offset.
-struct RightShiftFactor {
-  int multiplier;
+// right 0 and that code as its offset, and only sums of 0.
+struct __align__(16) RightShiftFactor {
+  int multiplier;  // 2 * multiplier - 2^32, which is an int32
   int right;
+  int half;  // -2^31, and with the next word the 64-bit sum offset * 2^32 + 2^31
   int offset;
 };
 
@@ -84,11 +85,15 @@ template <>
 struct Requantize<RULE_V1_RIGHT> {
   typedef RightShiftFactor Factor;
   static __device__ __forceinline__ int apply(int acc, Factor factor, int) {
-    const int high = rounding_doubling_high_mul(acc, factor.multiplier);
+    // h = round(acc * m / 2^31) is the upper word of acc * 2m + 2^31. As 2m is no int32, 2m - 2^32 stands in
+    // for it, and the acc * 2^32 that this leaves out is added to the upper word, as is the offset.
+    const int high = upper_word(mad_wide(acc, factor.multiplier, word_pair(factor.half, factor.offset)));
     // floor((h + half - [h < 0]) / 2^right) rounds ties away from zero; a zero point times 2^right goes
-    // through the floor as it is. Packing has proven that the sum is an int32 for every sum that the weights
-    // allow.
-    return (high + factor.offset + (high >> 31)) >> factor.right;
+    // through the floor as it is. acc < 0 stands in for h < 0: they differ at acc = -1, m = 2^30 alone, where
+    // h is 0 and both give 0. Packing has proven that the last sum is an int32 for every sum that the weights
+    // allow; on the way there it may wrap.
+    const unsigned sum = static_cast<unsigned>(high) + static_cast<unsigned>(acc) + static_cast<unsigned>(acc >> 31);
+    return static_cast<int>(sum) >> factor.right;
   }
 };
 

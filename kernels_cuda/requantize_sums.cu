@@ -6,13 +6,10 @@
 // and factors are laid out as the convolution packs them: groups of group_c channels, each padded to
 // padded_c. One thread makes one code; neighbouring threads take neighbouring channels.
 
-#include "portable.cuh"
-#include "requantize.cuh"
+#include "epilogue.cuh"
 
-// RULE      see requantize.cuh
 // THREADS   threads of a block
-
-typedef typename Requantize<RULE>::Factor Factor;
+// and those of epilogue.cuh
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     requantize_sums(const int* __restrict__ sums, const int* __restrict__ bias,
@@ -31,9 +28,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int packed = channel / group_c * padded_c + channel % group_c;
   unsigned acc = static_cast<unsigned>(bias[packed]);
   for (int split = 0; split < splits; ++split) acc += static_cast<unsigned>(sums[split * elements + index]);
-  int code = Requantize<RULE>::apply(static_cast<int>(acc), factors[packed], out_zero_point);
-  code = code < act_min ? act_min : code;
-  code = code > act_max ? act_max : code;
+  const int code = clamped_code(static_cast<int>(acc), factors[packed], out_zero_point, act_min, act_max);
   y[image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
-    static_cast<long long>(ow) * y_pixel_pitch + channel] = static_cast<unsigned char>(code);
+    static_cast<long long>(ow) * y_pixel_pitch + channel] = saturated_byte(code);
 }

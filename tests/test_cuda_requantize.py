@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpuq import numerics
-from gpuq.cuda.conv2d import pack_factors
+from gpuq.cuda.epilogue import pack_factors
 from gpuq.cuda.kernel import Kernel, Launch, Pointer
 from gpuq.numerics import Rounding
 
@@ -102,19 +102,23 @@ def test_right_shifts_with_zero_points_folded(seed: int) -> None:
     bias = rng.integers(-(1 << 18), 1 << 18, channels)
     bounds = rng.integers(0, 1 << 20, channels)
     bounds[::7] = 0
+    reals[1::5] = 2.0 ** rng.integers(-20, -1, reals[1::5].size)  # multiplier 2^30: ties, and sums around zero
+    bias[1::5], bounds[1::5] = 0, 40
     zero_point = int(rng.integers(-128, 128))
     keep = np.ones(channels, bool)
     for channel in range(channels):  # the layers that pack to V1_RIGHT are those all of whose channels do
         one = slice(channel, channel + 1)
-        _, macro = pack_factors(Rounding.V1, reals[one], bias[one], bounds[one], zero_point)
+        _, macro, _ = pack_factors(Rounding.V1, reals[one], bias[one], bounds[one], zero_point)
         keep[channel] = macro == "RULE_V1_RIGHT"
     assert keep.mean() > 0.8, "most channels must be of the fast kind"
     reals, bias, bounds = reals[keep], bias[keep], bounds[keep]
-    factors, macro = pack_factors(Rounding.V1, reals, bias, bounds, zero_point)
+    factors, macro, constant = pack_factors(Rounding.V1, reals, bias, bounds, zero_point)
     assert macro == "RULE_V1_RIGHT"
     inside = rng.integers(-bounds, bounds + 1, (per_channel, bounds.size))
     inside[0], inside[1] = -bounds, bounds
-    acc = (bias + inside).astype(np.int32).reshape(-1)
+    acc = bias + inside
+    want = numerics.requantize(acc, Rounding.V1, reals).reshape(-1) + zero_point
+    # Channels of one code are packed so that their sums are 0.
+    acc = np.where(constant, 0, acc).astype(np.int32).reshape(-1)
     got = run(macro, acc, np.tile(factors, (per_channel, 1)), zero_point)
-    want = numerics.requantize(acc.reshape(per_channel, -1), Rounding.V1, reals).reshape(-1) + zero_point
     assert_equal_bits(got, want.astype(np.int32), f"seed {seed}")

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 import gpuq
-from gpuq import cuda, numerics
+from gpuq import cuda, devices, numerics
 from gpuq.commands.output import indented, table, write, write_json
 from gpuq.cuda.device import GpuInfo, Probe
-from gpuq.devices import resolve_device
 from gpuq.resources import resource
 
 REQUIRED = ("flatbuffers", "numpy", "pillow", "rich", "tflite", "threadpoolctl")
@@ -103,12 +102,12 @@ def nvidia_driver() -> Driver | None:
 
 def auto_device(driver: Driver | None, found: Probe) -> tuple[str, str]:
     """The device that "auto" takes here, and why."""
-    device = resolve_device("auto")
+    device = devices.resolve_device("auto")
     if device.kind == "cuda":
         return str(device), f"{found.gpus[device.index].name} can be used"
     if driver is None:
         return str(device), f"there is no NVIDIA driver on this machine ({LIBCUDA} is not found)"
-    return str(device), driver.problem or cuda.unavailable(0) or "no GPU can be used"
+    return str(device), driver.problem or devices.unavailable(0) or "no GPU can be used"
 
 
 def missing_packages(packages: dict[str, str | None]) -> list[Remedy]:
@@ -260,7 +259,7 @@ def _text(
 
 def _gpu_text(gpu: GpuInfo) -> str:
     major, minor = gpu.compute_capability
-    problem = cuda.unavailable(gpu.index)
+    problem = devices.unavailable(gpu.index)
     return f"{gpu.name}, sm_{major}{minor}, {gpu.memory_bytes / 2**30:.1f} GiB" + (f"; {problem}" if problem else "")
 
 
@@ -288,7 +287,7 @@ def _json(
         "cuda_driver": found.driver,
         "cuda_runtime": found.runtime,
         "nvrtc": list(found.nvrtc) if found.nvrtc else None,
-        "gpus": [{**asdict(gpu), "problem": cuda.unavailable(gpu.index)} for gpu in found.gpus],
+        "gpus": [{**asdict(gpu), "problem": devices.unavailable(gpu.index)} for gpu in found.gpus],
         "auto": {"device": device, "why": why},
         "remedies": [asdict(mend) for mend in mends],
     }

@@ -1,41 +1,54 @@
-"""CONV_2D on dp4a: KERNELS, pack(), choose(), and the launches of one layer.
+"""CONV_2D on dp4a: pack(), choices(), and the launches of one layer.
 
-Zero points leave the kernel's loop. With codes x, packed weights v = w - s (s = 128 for uint8 weights, which makes
-them int8; else 0), and z_w' = z_w - s,
+One packed layout serves two algorithms, chosen for each batch:
 
-    sum (x - z_x) * (w - z_w) = sum x * v  -  z_x * sum v  -  z_w' * sum x  +  K * z_x * z_w'
+| kernel            | file in kernels_cuda/ | for                                                       |
+|-------------------|-----------------------|-----------------------------------------------------------|
+| conv2d_igemm_...  | conv2d_igemm_dp4a.cu  | implicit GEMM in tiles of shared memory, K perhaps split  |
+| conv2d_direct_... | conv2d_direct_dp4a.cu | few outputs: small networks, batch 1, matrix times vector |
 
-The second and last term are constant per channel and go to the bias; the third needs the window's sum of x, once per
-output pixel, and only where z_w' is not 0. Pixels outside the image are read as z_x, so that all sums run over all K
-taps. Everything holds modulo 2^32.
+A layer of at most 4 input channels has kernels and a layout of its own: see cuda/conv2d_stem.py.
+
+Weights w are packed as v = w - s, where s = 128 makes int8 of uint8, else 0. What is left of their zero point,
+z = z_w - s, needs the window's sum of x once per output pixel, and only where z is not 0:
+
+    sum x * (w - z_w) = sum x * v - z * sum x
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpuq import numerics
-from gpuq.cuda.kernel import Kernel, Launch, Pointer
-from gpuq.cuda.operand import ImageOperand
-from gpuq.numerics import Rounding, Rule
+from gpuq.cuda.epilogue import Epilogue, epilogue_defines, pack_epilogue, round_up
+from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
+from gpuq.cuda.layer import Traits
+from gpuq.cuda.layout import ImageLayout
+from gpuq.numerics import Rule
 from gpuq.ops.conv2d import Conv2dSpec, check_weights
 from gpuq.ops.spec import UINT8
 
-# What the packed layout is padded to; the kernel's largest tile, and one tile of K in bytes.
+# What the packed layout is padded to: the largest tile's channels, the largest tile's bytes of K.
 PADDED_CHANNELS = 128
-TILE_K = 32
+PADDED_K = 64
+
+# Bytes of one load along the channels; 1 takes any channel count.
+VECTORS = (16, 8, 4, 1)
+
+FINISH_THREADS = 256
 
 
 @dataclass(frozen=True)
-class Tile:
-    """How a block is cut; see kernels_cuda/conv2d_igemm_dp4a.cu.
+class IgemmTile:
+    """How a block of the implicit GEMM is cut; see kernels_cuda/conv2d_igemm_dp4a.cu.
 
     Attributes:
+        bk: bytes of K.
         min_blocks: blocks that share a multiprocessor, which bounds a thread's registers: 16 warps leave 128, 12 leave
             168, which the tiles that load more per thread need to stay out of local memory.
     """
@@ -45,6 +58,7 @@ class Tile:
     tm: int
     tn: int
     min_blocks: int
+    bk: int = 32
     stages: int = 3
 
     @property
@@ -62,102 +76,143 @@ class Tile:
         return self.warps_m * self.warps_n * 32
 
     @property
-    def shared_bytes(self) -> int:
-        """Static shared memory: stages of both operands, and an offset per pixel."""
-        return self.stages * (self.bm + self.bn) * TILE_K + 8 * self.bm
+    def name(self) -> str:
+        return f"conv2d_igemm_dp4a_{self.bm}x{self.bn}x{self.bk}"
+
+    def kernel(
+        self,
+        vec: int = 16,
+        window_sum: bool = False,
+        output: str = "OUTPUT_CODES",
+        epilogue: tuple[tuple[str, int | str], ...] = epilogue_defines(),
+    ) -> Kernel:
+        """The tile compiled for one kind of layer; the defaults are the layers that matter most."""
+        return Kernel(
+            name=self.name,
+            source="conv2d_igemm_dp4a.cu",
+            entry="conv2d_igemm_dp4a",
+            defines=(
+                ("WARPS_M", self.warps_m),
+                ("WARPS_N", self.warps_n),
+                ("TM", self.tm),
+                ("TN", self.tn),
+                ("BK", self.bk),
+                ("STAGES", self.stages),
+                ("MIN_BLOCKS", self.min_blocks),
+                ("VEC", vec),
+                ("WINDOW_SUM", int(window_sum)),
+                ("OUTPUT", output),
+                *epilogue,
+            ),
+            threads=(self.threads, 1, 1),
+        )
 
 
-TILES = (
-    Tile(warps_m=4, warps_n=2, tm=8, tn=8, min_blocks=2),
-    Tile(warps_m=4, warps_n=1, tm=8, tn=8, min_blocks=3),
-    Tile(warps_m=4, warps_n=1, tm=8, tn=4, min_blocks=4),
-    Tile(warps_m=2, warps_n=2, tm=8, tn=8, min_blocks=3),
-    Tile(warps_m=2, warps_n=2, tm=8, tn=4, min_blocks=4),
-    Tile(warps_m=2, warps_n=1, tm=4, tn=4, min_blocks=8),
+IGEMM_TILES = (
+    IgemmTile(warps_m=4, warps_n=2, tm=8, tn=8, min_blocks=2),
+    IgemmTile(warps_m=4, warps_n=1, tm=8, tn=8, min_blocks=3),
+    IgemmTile(warps_m=4, warps_n=1, tm=8, tn=4, min_blocks=4),
+    IgemmTile(warps_m=2, warps_n=2, tm=8, tn=8, min_blocks=3),
+    IgemmTile(warps_m=2, warps_n=2, tm=8, tn=4, min_blocks=4),
+    IgemmTile(warps_m=2, warps_n=1, tm=4, tn=4, min_blocks=8, bk=64),
 )
-
-# Bytes of one load along the channels; 1 takes any channel count.
-VECTORS = (16, 8, 4, 1)
-
-# Macro values of kernels_cuda/requantize.cuh (enum Rule) and of the kernel's OUTPUT.
-_RULES = {
-    Rounding.V1: "RULE_V1",
-    Rounding.V1U: "RULE_V1U",
-    Rounding.V2: "RULE_V2",
-    Rounding.V4: "RULE_V4",
-    Rounding.V6: "RULE_V6",
-}
-FINISH_THREADS = 256
 
 
 @dataclass(frozen=True)
-class Variant:
-    """What a kernel is compiled for beside its tile: everything that the layer, not the batch, decides."""
+class DirectTile:
+    """How the direct convolution shares its work; see kernels_cuda/conv2d_direct_dp4a.cu.
 
-    vec: int
-    rule: str
-    x_unsigned: bool
-    window_sum: bool
+    Attributes:
+        lanes_k: neighbouring lanes that share one output's K.
+        tn: output channels of a lane, 4 neighbours.
+    """
+
+    lanes_k: int
+    threads: int = 128
+
+    @property
+    def name(self) -> str:
+        return f"conv2d_direct_dp4a_k{self.lanes_k}"
+
+    def kernel(
+        self,
+        vec: int = 16,
+        window_sum: bool = False,
+        epilogue: tuple[tuple[str, int | str], ...] = epilogue_defines(),
+    ) -> Kernel:
+        """The kernel compiled for one kind of layer."""
+        return Kernel(
+            name=self.name,
+            source="conv2d_direct_dp4a.cu",
+            entry="conv2d_direct_dp4a",
+            defines=(
+                ("LANES_K", self.lanes_k),
+                ("THREADS", self.threads),
+                ("VEC", vec),
+                ("WINDOW_SUM", int(window_sum)),
+                *epilogue,
+            ),
+            threads=(self.threads, 1, 1),
+        )
 
 
-def kernel(tile: Tile, variant: Variant, output: str = "OUTPUT_CODES") -> Kernel:
-    """One row of the table, compiled for one layer's variant."""
-    return Kernel(
-        name=f"conv2d_igemm_dp4a_{tile.bm}x{tile.bn}x{TILE_K}",
-        source="conv2d_igemm_dp4a.cu",
-        entry="conv2d_igemm_dp4a",
-        defines=(
-            ("WARPS_M", tile.warps_m),
-            ("WARPS_N", tile.warps_n),
-            ("TM", tile.tm),
-            ("TN", tile.tn),
-            ("STAGES", tile.stages),
-            ("MIN_BLOCKS", tile.min_blocks),
-            ("VEC", variant.vec),
-            ("RULE", variant.rule),
-            ("X_UNSIGNED", int(variant.x_unsigned)),
-            ("WINDOW_SUM", int(variant.window_sum)),
-            ("OUTPUT", output),
-        ),
-        threads=(tile.threads, 1, 1),
-    )
+DIRECT_TILES = (DirectTile(4), DirectTile(32))
 
 
-KERNELS = tuple(
-    kernel(tile, Variant(vec=16, rule="RULE_V1_RIGHT", x_unsigned=False, window_sum=False)) for tile in TILES
-)
-"""Every tile, as the layers that matter most compile it: int8, channels in multiples of 16, right shifts."""
-
-
-def finish_kernel(rule: str) -> Kernel:
+def finish_kernel(epilogue: tuple[tuple[str, int | str], ...] = epilogue_defines()) -> Kernel:
     """The second kernel of a split convolution."""
     return Kernel(
         name="requantize_sums",
         source="requantize_sums.cu",
         entry="requantize_sums",
-        defines=(("RULE", rule), ("THREADS", FINISH_THREADS)),
+        defines=(("THREADS", FINISH_THREADS), *epilogue),
         threads=(FINISH_THREADS, 1, 1),
     )
 
 
+KERNELS = (*(tile.kernel() for tile in (*IGEMM_TILES, *DIRECT_TILES)), finish_kernel())
+"""Every tile, as the layers that matter most compile it: int8, channels in multiples of 16, right shifts, no clamp."""
+
+
+@dataclass(frozen=True)
+class Conv2dChoice:
+    """A tile, and into how many parts K is split (1: the epilogue is fused)."""
+
+    tile: IgemmTile | DirectTile
+    splits: int = 1
+
+    @property
+    def name(self) -> str:
+        return self.tile.name if self.splits == 1 else f"{self.tile.name}_split{self.splits}"
+
+
 @dataclass(frozen=True, eq=False)
-class PackedConv2d:
-    """The constants of one layer as every tile reads them; NumPy arrays, uploaded once.
+class Conv2dLayer:
+    """The constants of one layer as every tile reads them; NumPy arrays.
 
     Attributes:
-        weights: int8 (groups, O', K'), O' a multiple of 128, K' of 32; K is (kh, kw, c), c padded to whole words.
-        bias: int32 (groups * O',), zero points folded.
-        factors: (groups * O', ...) what the rule needs per channel.
+        weights: int8 (groups, O', K'), O' a multiple of 128, K' of 64; K is (kh, kw, c), c padded to whole words.
         window_factor: factor of the window's sum; 0 where the weights' zero point does not need it.
-        rule: the macro of kernels_cuda/requantize.cuh.
     """
 
     spec: Conv2dSpec
     weights: npt.NDArray[np.int8]
-    bias: npt.NDArray[np.int32]
-    factors: npt.NDArray[Any]
+    epilogue: Epilogue
     window_factor: int
-    rule: str
+    constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
+    x_shape: tuple[int, int, int] = field(init=False)
+    y_shape: tuple[int, int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        spec = self.spec
+        bias, factors = self.epilogue.padded(spec.groups, self.padded_out_c)
+        constants = {"weights": self.weights, "bias": bias, "factors": factors}
+        group_in = spec.in_c // spec.groups
+        constants |= {f"k_table_{vec}": k_table(spec, vec) for vec in VECTORS if vec == 1 or group_in % vec == 0}
+        out_h, out_w, out_c = spec.output_shape
+        object.__setattr__(self, "constants", constants)
+        object.__setattr__(self, "x_shape", (spec.in_h, spec.in_w, spec.in_c))
+        object.__setattr__(self, "y_shape", (out_h, out_w, out_c))
 
     @property
     def padded_out_c(self) -> int:
@@ -165,146 +220,176 @@ class PackedConv2d:
         return int(self.weights.shape[1])
 
     @property
-    def k_tiles(self) -> int:
-        """K' in tiles."""
-        return int(self.weights.shape[2]) // TILE_K
+    def padded_k(self) -> int:
+        """K'."""
+        return int(self.weights.shape[2])
+
+    def choices(self, runs: int, traits: Traits) -> Sequence[Conv2dChoice]:
+        return choices(self.spec, runs, traits.multiprocessors)
+
+    def workspace_bytes(self, runs: int, choice: Conv2dChoice) -> int:
+        """Partial sums of a split convolution; 0 without a split."""
+        out_h, out_w, out_c = self.spec.output_shape
+        return 4 * choice.splits * runs * out_h * out_w * out_c if choice.splits > 1 else 0
+
+    def launches(self, choice: Conv2dChoice, x: ImageLayout, y: ImageLayout) -> Sequence[Launch]:
+        spec = self.spec
+        out_h, out_w, _ = spec.output_shape
+        pixels = x.images * out_h * out_w
+        if pixels >= 1 << 31:
+            raise spec.fail(f"{pixels} output pixels in one launch; the limit is 2^31 - 1, use a smaller batch")
+        group_in = spec.in_c // spec.groups
+        vec = next(vec for vec in VECTORS if vec == 1 or (group_in % vec == 0 and x.alignment() % vec == 0))
+        if isinstance(choice.tile, DirectTile):
+            return [self._direct(choice.tile, vec, pixels, x, y)]
+        main = self._igemm(choice.tile, choice.splits, vec, pixels, x, y)
+        return [main] if choice.splits == 1 else [main, self._finish(choice.splits, pixels, y)]
+
+    def _geometry(self, pixels: int) -> tuple[np.int32, ...]:
+        """The kernel arguments pixels to pad_left, which both algorithms share."""
+        spec, window = self.spec, self.spec.window
+        out_h, out_w, out_c = spec.output_shape
+        return int32s(
+            pixels,
+            spec.in_h,
+            spec.in_w,
+            spec.in_c // spec.groups,
+            out_h,
+            out_w,
+            out_c // spec.groups,
+            self.padded_out_c,
+            window.stride_h,
+            window.stride_w,
+            window.pad_top,
+            window.pad_left,
+            self.padded_k // 16,
+        )
+
+    def _x_and_constants(self, vec: int, x: ImageLayout) -> tuple[Slot | np.int64 | np.int32, ...]:
+        return (
+            x.slot("x"),
+            np.int64(x.image_pitch),
+            *int32s(x.row_pitch, x.pixel_pitch),
+            Slot("weights"),
+            Slot(f"k_table_{vec}"),
+            Slot("bias"),
+            Slot("factors"),
+        )
+
+    def _vector_store(self, y: ImageLayout) -> bool:
+        return (self.spec.out_c // self.spec.groups) % 4 == 0 and y.alignment(4) == 4
+
+    def _igemm(self, tile: IgemmTile, splits: int, vec: int, pixels: int, x: ImageLayout, y: ImageLayout) -> Launch:
+        spec, epilogue = self.spec, self.epilogue
+        _, group_out, _ = spec.gemm_mnk
+        k_tiles = -(-k_bytes(spec) // tile.bk)
+        if splits > 1:
+            y = ImageLayout.contiguous(x.images, *spec.output_shape)
+        output = "OUTPUT_PARTIAL" if splits > 1 else "OUTPUT_CODES"
+        return Launch(
+            tile.kernel(vec, self.window_factor != 0, output, epilogue.defines),
+            (-(-pixels // tile.bm), -(-group_out // tile.bn), spec.groups * splits),
+            (
+                *self._x_and_constants(vec, x),
+                Slot("workspace") if splits > 1 else y.slot("y"),
+                np.int64(y.image_pitch),
+                *int32s(y.row_pitch, y.pixel_pitch),
+                *self._geometry(pixels),
+                *int32s(k_tiles, -(-k_tiles // splits), splits),
+                np.int64(pixels * spec.out_c),
+                *int32s(spec.x_quant.scalar_zero_point(), self.window_factor),
+                *epilogue.arguments,
+                np.int32(self._vector_store(y)),
+            ),
+        )
+
+    def _direct(self, tile: DirectTile, vec: int, pixels: int, x: ImageLayout, y: ImageLayout) -> Launch:
+        spec, epilogue = self.spec, self.epilogue
+        _, group_out, _ = spec.gemm_mnk
+        outputs = pixels * -(-group_out // 4) * spec.groups
+        return Launch(
+            tile.kernel(vec, self.window_factor != 0, epilogue.defines),
+            (-(-outputs * tile.lanes_k // tile.threads), 1, 1),
+            (
+                *self._x_and_constants(vec, x),
+                y.slot("y"),
+                np.int64(y.image_pitch),
+                *int32s(y.row_pitch, y.pixel_pitch),
+                *self._geometry(pixels),
+                np.int64(outputs),
+                *int32s(-(-k_bytes(spec) // max(vec, 4))),
+                *int32s(spec.x_quant.scalar_zero_point(), self.window_factor),
+                *epilogue.arguments,
+                np.int32(self._vector_store(y)),
+            ),
+        )
+
+    def _finish(self, splits: int, pixels: int, y: ImageLayout) -> Launch:
+        spec, epilogue = self.spec, self.epilogue
+        out_h, out_w, out_c = spec.output_shape
+        return Launch(
+            finish_kernel(epilogue.defines),
+            (-(-pixels * out_c // FINISH_THREADS), 1, 1),
+            (
+                Slot("workspace"),
+                Slot("bias"),
+                Slot("factors"),
+                np.int32(splits),
+                y.slot("y"),
+                np.int64(y.image_pitch),
+                *int32s(y.row_pitch, y.pixel_pitch),
+                np.int64(pixels * out_c),
+                *int32s(out_h, out_w, out_c, out_c // spec.groups, self.padded_out_c),
+                *epilogue.arguments,
+            ),
+        )
 
 
-def pack(spec: Conv2dSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[np.int32] | None) -> PackedConv2d:
+def pack(
+    spec: Conv2dSpec,
+    rule: Rule,
+    weights: npt.NDArray[Any],
+    bias: npt.NDArray[np.int32] | None,
+    w_zero_point: int | None = None,
+) -> Conv2dLayer:
     """Packs a layer's constants.
 
     Args:
         weights: OHWI codes.
         bias: (O,) int32, or None.
+        w_zero_point: the weights' zero point, where the spec cannot say it (FULLY_CONNECTED with int8 weights).
     """
     check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
     group_in, group_out = spec.in_c // spec.groups, spec.out_c // spec.groups
-    unsigned = spec.w_quant.dtype == UINT8
-    shift = 128 if unsigned else 0
-    codes = weights.astype(np.int64) - shift
-    zero_points = np.broadcast_to(spec.w_quant.zero_points - shift, (spec.out_c,))
-    x_zero_point = spec.x_quant.scalar_zero_point()
-    taps = spec.window.taps * group_in
+    shift = 128 if spec.w_quant.dtype == UINT8 else 0
+    # One zero point per layer: weights with zero points are per tensor.
+    zero_point = int(spec.w_quant.zero_points[0]) if w_zero_point is None else w_zero_point
+    rows = weights.astype(np.int64).reshape(spec.out_c, -1)
+    epilogue = pack_epilogue(spec, rule, rows - zero_point, bias, can_clear=zero_point == shift)
+    codes = rows - shift
+    codes[epilogue.constant] = 0
 
-    constant = -x_zero_point * codes.reshape(spec.out_c, -1).sum(axis=1) + taps * x_zero_point * zero_points
-    if bias is not None:
-        constant = constant + bias
-    centred = np.abs(codes.reshape(spec.out_c, -1) - zero_points[:, None]).sum(axis=1)
-    reach = max(x_zero_point - spec.x_quant.qmin, spec.x_quant.qmax - x_zero_point)
-
-    word_c = _round_up(group_in, 4)
-    padded_k = _round_up(spec.window.taps * word_c, TILE_K)
-    padded_o = _round_up(group_out, PADDED_CHANNELS)
-    packed = np.zeros((spec.groups, padded_o, padded_k), np.int8)
+    word_c = round_up(group_in, 4)
+    padded_o = round_up(group_out, PADDED_CHANNELS)
     words = np.zeros((spec.groups, group_out, spec.window.taps, word_c), np.int8)
     words[..., :group_in] = codes.reshape(spec.groups, group_out, spec.window.taps, group_in)
-    packed[:, :group_out, : spec.window.taps * word_c] = words.reshape(spec.groups, group_out, -1)
-
-    reals = numerics.real_multipliers(
-        spec.x_quant.scalar_scale(), spec.w_quant.scales, spec.out_quant.scalar_scale(), rule.product
-    )
-    real_bias = np.zeros(spec.out_c, np.int64) if bias is None else bias.astype(np.int64)
-    factors, macro = pack_factors(
-        rule.rounding,
-        np.broadcast_to(reals, (spec.out_c,)),
-        real_bias,
-        centred * reach,
-        spec.out_quant.scalar_zero_point(),
-    )
-    return PackedConv2d(
-        spec=spec,
-        weights=packed,
-        bias=_pad_groups(numerics.wrap_int32(constant).astype(np.int32), spec.groups, padded_o),
-        factors=_pad_groups(factors, spec.groups, padded_o),
-        # One zero point per layer: weights with zero points are per tensor.
-        window_factor=int(-zero_points[0]),
-        rule=macro,
-    )
+    packed = np.zeros((spec.groups, padded_o, round_up(k_bytes(spec), PADDED_K)), np.int8)
+    packed[:, :group_out, : k_bytes(spec)] = words.reshape(spec.groups, group_out, -1)
+    return Conv2dLayer(spec, packed, epilogue, window_factor=shift - zero_point)
 
 
-def pack_factors(
-    rounding: Rounding,
-    reals: npt.NDArray[np.float64],
-    bias: npt.NDArray[np.int64],
-    bounds: npt.NDArray[np.int64],
-    zero_point: int,
-) -> tuple[npt.NDArray[Any], str]:
-    """Per-channel factors as the rule reads them, and the rule's macro.
-
-    Args:
-        bias: (O,), in the units of the sums; sums of a channel lie within bias - bound and bias + bound.
-        zero_point: the output's.
-    """
-    if rounding is Rounding.V4:
-        return reals.astype(np.float32), _RULES[rounding]
-    if rounding is Rounding.V6:
-        return reals.astype(np.float64), _RULES[rounding]
-    multipliers, shifts = numerics.quantize_multipliers(reals)
-    if rounding is Rounding.V1:
-        right = _right_shift_factors(multipliers, shifts, bias, bounds, zero_point)
-        if right is not None:
-            return right, "RULE_V1_RIGHT"
-    return np.stack([multipliers, shifts], axis=1).astype(np.int32), _RULES[rounding]
-
-
-def _right_shift_factors(
-    multipliers: npt.NDArray[np.int64],
-    shifts: npt.NDArray[np.int64],
-    bias: npt.NDArray[np.int64],
-    bounds: npt.NDArray[np.int64],
-    zero_point: int,
-) -> npt.NDArray[np.int32] | None:
-    """RightShiftFactor of every channel; None where one channel needs the general V1.
-
-    A channel shifts right by r >= 1 with 2^(r - 1) + zero_point * 2^r as its offset while |h| plus the offset is an
-    int32. Dead channels, whose scale makes r large, fail that, but every sum of theirs gives the same code: V1 is
-    monotonic, so the ends tell.
-    """
-    if np.any(np.abs(bias) + bounds >= 1 << 31):
-        return None
-    lowest = numerics.requantize_v1(bias - bounds, multipliers, np.minimum(shifts, 0))
-    highest = numerics.requantize_v1(bias + bounds, multipliers, np.minimum(shifts, 0))
-    factors = []
-    # Python integers: products are up to 2^62, and are compared, not computed with.
-    for m, shift, most, low, high in zip(
-        multipliers.tolist(),
-        shifts.tolist(),
-        (np.abs(bias) + bounds).tolist(),
-        lowest.tolist(),
-        highest.tolist(),
-        strict=True,
-    ):
-        right = -shift
-        offset = (1 << (right - 1)) + (zero_point << right) if right >= 1 else 0
-        if right >= 1 and m > 0 and (most * m >> 31) + 2 + abs(offset) < 1 << 31:
-            factors.append((m, right, offset))
-        elif right >= 0 and low == high:
-            factors.append((0, 0, low + zero_point))
-        else:
-            return None
-    return np.array(factors, np.int32)
-
-
-def _round_up(size: int, multiple: int) -> int:
-    return -(-size // multiple) * multiple
-
-
-def _pad_groups(values: npt.NDArray[Any], groups: int, padded: int) -> npt.NDArray[Any]:
-    """(O, ...) as (groups * padded, ...), zeros behind each group; shifts of 0 with factors of 0 are harmless."""
-    grouped = values.reshape(groups, -1, *values.shape[1:])
-    out = np.zeros((groups, padded, *values.shape[1:]), values.dtype)
-    out[:, : grouped.shape[1]] = grouped
-    return np.ascontiguousarray(out.reshape(groups * padded, *values.shape[1:]))
+def k_bytes(spec: Conv2dSpec) -> int:
+    """K of one group in bytes, each tap's channels padded to whole words."""
+    return spec.window.taps * round_up(spec.in_c // spec.groups, 4)
 
 
 @lru_cache(maxsize=1024)
 def k_table(spec: Conv2dSpec, vec: int) -> npt.NDArray[np.int32]:
-    """For each load along K' {row offset, column offset, channel, valid channels}; see the kernel."""
+    """For each load along K' {row offset, column offset, channel, valid channels}; see the kernels."""
     chunk = max(vec, 4)
     group_in = spec.in_c // spec.groups
-    word_c = _round_up(group_in, 4)
-    padded_k = _round_up(spec.window.taps * word_c, TILE_K)
-    k = np.arange(0, padded_k, chunk)
+    word_c = round_up(group_in, 4)
+    k = np.arange(0, round_up(k_bytes(spec), PADDED_K), chunk)
     tap, channel = k // word_c, k % word_c
     kh, kw = tap // spec.window.kernel_w, tap % spec.window.kernel_w
     valid = np.where(tap < spec.window.taps, np.minimum(group_in - channel, chunk), 0)
@@ -316,180 +401,55 @@ def k_table(spec: Conv2dSpec, vec: int) -> npt.NDArray[np.int32]:
     return packed
 
 
-# The model of choose(), until measured: threads that keep a multiprocessor busy, shared loads in units of dp4a, and the
-# second kernel's cost per sum in units of one pixel and channel of one tile of K.
+# The model of choices(), until measured: threads that keep a multiprocessor busy, shared loads in units of dp4a, the
+# second kernel's cost per sum in units of one pixel and channel of one tile of K, a global load of the direct
+# convolution in units of dp4a, and what a pipeline of tiles costs before the first and after the last.
 BUSY_THREADS = 256
 LOADS_PER_MAC = 1.0
 SPLIT_COST = 1.0
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A tile, and into how many parts K is split (1: the epilogue is fused)."""
-
-    tile: Tile
-    splits: int = 1
-
-    def tiles_per_split(self, k_tiles: int) -> int:
-        return -(-k_tiles // self.splits)
+DIRECT_LOAD_COST = 8.0
+PIPELINE_TILES = 4
 
 
 @lru_cache(maxsize=4096)
-def choose(spec: Conv2dSpec, images: int, multiprocessors: int) -> Choice:
-    """The tile and split for this batch: pure, by a count of what every multiprocessor has to do.
+def choices(spec: Conv2dSpec, images: int, multiprocessors: int) -> Sequence[Conv2dChoice]:
+    """Tiles and splits for this batch, cheapest first: pure, by a count of what every multiprocessor has to do.
 
     A block costs its share of pixels and channels, padding included; smaller thread tiles load more shared memory
     per dp4a and cost more per MAC. The multiprocessor with the most blocks decides.
     """
-    pixels, channels, taps = spec.gemm_mnk
+    pixels, channels, _ = spec.gemm_mnk
     pixels *= images
-    k_tiles = -(-taps // TILE_K)
+    words = k_bytes(spec) // 4
 
-    def cost(choice: Choice) -> tuple[float, int]:
-        tile = choice.tile
+    def igemm(choice: Conv2dChoice, tile: IgemmTile) -> float:
+        k_tiles = -(-4 * words // tile.bk)
         blocks = -(-pixels // tile.bm) * -(-channels // tile.bn) * spec.groups * choice.splits
         per_multiprocessor = -(-blocks // multiprocessors)
         loads = 1 + LOADS_PER_MAC * (1 / tile.tm + 1 / tile.tn)
-        per_block = tile.bm * tile.bn * choice.tiles_per_split(k_tiles) * loads
+        tiles = -(-k_tiles // choice.splits) + PIPELINE_TILES
+        per_block = tile.bm * tile.bn * tiles * (tile.bk // 4) * loads
         # Too few warps cannot hide the latency of shared memory: time passes all the same.
         idle = max(1.0, BUSY_THREADS / (per_multiprocessor * tile.threads))
-        finish = SPLIT_COST * pixels * channels * spec.groups * choice.splits / multiprocessors
-        return per_multiprocessor * per_block * idle + (finish if choice.splits > 1 else 0.0), choice.splits
+        finish = 8 * SPLIT_COST * pixels * channels * spec.groups * choice.splits / multiprocessors
+        return per_multiprocessor * per_block * idle + (finish if choice.splits > 1 else 0.0)
 
-    splits = [split for split in (1, 2, 4, 8, 16) if split == 1 or k_tiles >= 4 * split]
-    return min((Choice(tile, split) for tile in TILES for split in splits), key=cost)
+    def direct(tile: DirectTile) -> float:
+        lanes = pixels * -(-channels // 4) * spec.groups * tile.lanes_k
+        blocks = -(-lanes // tile.threads)
+        per_multiprocessor = -(-blocks // multiprocessors)
+        # Per 16 bytes of K, one load of x and four of weights; then the sums of the lanes are added up.
+        per_lane = -(-words // (4 * tile.lanes_k)) * (16 + 5 * DIRECT_LOAD_COST) + 8 * tile.lanes_k.bit_length()
+        idle = max(1.0, BUSY_THREADS / (per_multiprocessor * tile.threads))
+        return per_multiprocessor * per_lane * tile.threads * idle
 
-
-def workspace_bytes(spec: Conv2dSpec, images: int, choice: Choice) -> int:
-    """Partial sums of a split convolution; 0 without a split."""
-    out_h, out_w, out_c = spec.output_shape
-    return 4 * choice.splits * images * out_h * out_w * out_c if choice.splits > 1 else 0
-
-
-@dataclass(frozen=True)
-class Constants:
-    """Packed arrays on the device."""
-
-    weights: Pointer
-    bias: Pointer
-    factors: Pointer
-    k_tables: dict[int, Pointer]
-
-    @classmethod
-    def upload(cls, packed: PackedConv2d, to_device: Any) -> Constants:
-        """Moves everything by `to_device(numpy array) -> array`; only the tables that the channels allow."""
-        group_in = packed.spec.in_c // packed.spec.groups
-        return cls(
-            weights=Pointer(to_device(packed.weights)),
-            bias=Pointer(to_device(packed.bias)),
-            factors=Pointer(to_device(packed.factors)),
-            k_tables={
-                vec: Pointer(to_device(k_table(packed.spec, vec))) for vec in VECTORS if vec == 1 or group_in % vec == 0
-            },
-        )
-
-
-def launches(
-    packed: PackedConv2d,
-    constants: Constants,
-    x: ImageOperand,
-    y: ImageOperand,
-    choice: Choice,
-    workspace: Pointer,
-) -> list[Launch]:
-    """What one call launches, in order.
-
-    Args:
-        constants: the packed arrays where the device can read them.
-        workspace: `workspace_bytes` of scratch; unused without a split.
-    """
-    spec = packed.spec
-    window = spec.window
-    out_h, out_w, out_c = spec.output_shape
-    group_in, group_out = spec.in_c // spec.groups, spec.out_c // spec.groups
-    pixels = x.images * out_h * out_w
-    if pixels >= 1 << 31:
-        raise spec.fail(f"{pixels} output pixels in one launch; the limit is 2^31 - 1, use a smaller batch")
-    vec = next(vec for vec in VECTORS if vec == 1 or (group_in % vec == 0 and x.alignment() % vec == 0))
-    is_split = choice.splits > 1
-    variant = Variant(vec, packed.rule, spec.x_quant.dtype == UINT8, packed.window_factor != 0)
-    tile = choice.tile
-    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
-    target = ImageOperand(workspace.array, x.images, 0, out_h * out_w * out_c, out_w * out_c, out_c) if is_split else y
-    grid = (-(-pixels // tile.bm), -(-group_out // tile.bn), spec.groups * choice.splits)
-    main = Launch(
-        kernel(tile, variant, "OUTPUT_PARTIAL" if is_split else "OUTPUT_CODES"),
-        grid,
-        (
-            x.pointer(),
-            np.int64(x.image_pitch),
-            np.int32(x.row_pitch),
-            np.int32(x.pixel_pitch),
-            constants.weights,
-            constants.k_tables[vec],
-            constants.bias,
-            constants.factors,
-            workspace if is_split else y.pointer(),
-            np.int64(target.image_pitch),
-            np.int32(target.row_pitch),
-            np.int32(target.pixel_pitch),
-            *(
-                np.int32(value)
-                for value in (
-                    pixels,
-                    spec.in_h,
-                    spec.in_w,
-                    group_in,
-                    out_h,
-                    out_w,
-                    group_out,
-                    packed.padded_out_c,
-                    window.stride_h,
-                    window.stride_w,
-                    window.pad_top,
-                    window.pad_left,
-                    packed.k_tiles,
-                    choice.tiles_per_split(packed.k_tiles),
-                    choice.splits,
-                )
-            ),
-            np.int64(pixels * out_c),
-            np.int32(spec.x_quant.scalar_zero_point()),
-            np.int32(packed.window_factor),
-            np.int32(spec.out_quant.scalar_zero_point()),
-            np.int32(act_min),
-            np.int32(act_max),
-            np.int32(group_out % 4 == 0 and y.alignment(4) == 4),
-        ),
-    )
-    if not is_split:
-        return [main]
-    finish = Launch(
-        finish_kernel(packed.rule),
-        (-(-pixels * out_c // FINISH_THREADS), 1, 1),
-        (
-            workspace,
-            constants.bias,
-            constants.factors,
-            np.int32(choice.splits),
-            y.pointer(),
-            np.int64(y.image_pitch),
-            np.int32(y.row_pitch),
-            np.int32(y.pixel_pitch),
-            np.int64(pixels * out_c),
-            *(
-                np.int32(value)
-                for value in (
-                    out_h,
-                    out_w,
-                    out_c,
-                    group_out,
-                    packed.padded_out_c,
-                    spec.out_quant.scalar_zero_point(),
-                    act_min,
-                    act_max,
-                )
-            ),
-        ),
-    )
-    return [main, finish]
+    found: list[tuple[float, int, Conv2dChoice]] = []
+    for tile in IGEMM_TILES:
+        k_tiles = -(-4 * words // tile.bk)
+        for splits in (1, 2, 4, 8, 16):
+            # Grids have 65,535 blocks along z.
+            if splits == 1 or (k_tiles >= 4 * splits and spec.groups * splits < 1 << 16):
+                choice = Conv2dChoice(tile, splits)
+                found.append((igemm(choice, tile), len(found), choice))
+    found.extend((direct(tile), len(found) + i, Conv2dChoice(tile)) for i, tile in enumerate(DIRECT_TILES))
+    return tuple(choice for _, _, choice in sorted(found, key=lambda each: each[:2]))

@@ -85,4 +85,4 @@ def unavailable(index: int) -> str | None:
     if gpu.compute_capability < MIN_COMPUTE_CAPABILITY:
         major, minor = gpu.compute_capability
         return f"{gpu.name} is sm_{major}{minor}; gpuq needs sm_75 or newer"
-    return "this version of gpuq does not run networks on GPUs yet; the CPU gives the same bits"
+    return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,25 @@ class Pointer:
     offset: int = 0
 
 
-Argument = Pointer | np.int32 | np.uint32 | np.int64 | np.float32 | np.float64
+@dataclass(frozen=True)
+class Slot:
+    """A device address that is known at the call: the memory of this name, `offset` bytes in.
+
+    Attributes:
+        name: "x", "y", "workspace", or one of the layer's constants.
+    """
+
+    name: str
+    offset: int = 0
+
+
+Argument = Pointer | Slot | np.int32 | np.uint32 | np.int64 | np.float32 | np.float64
 """What a kernel may take; Python numbers are refused, for CuPy would send an int as 64 bits."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch.
+    """One kernel launch; with Slots among its arguments, a launch that only lacks its memory.
 
     Attributes:
         grid: blocks (x, y, z).
@@ -54,3 +67,22 @@ class Launch:
     kernel: Kernel
     grid: tuple[int, int, int]
     arguments: tuple[Argument, ...]
+
+    def bound(self, memory: Mapping[str, Pointer]) -> Launch:
+        """The launch with every Slot replaced by the memory of its name."""
+        arguments = []
+        for argument in self.arguments:
+            if isinstance(argument, Slot):
+                pointer = memory[argument.name]
+                argument = Pointer(pointer.array, pointer.offset + argument.offset)
+            arguments.append(argument)
+        return replace(self, arguments=tuple(arguments))
+
+
+def int32s(*values: int) -> tuple[np.int32, ...]:
+    """Kernel arguments of type int.
+
+    Raises:
+        OverflowError: a value is no int32.
+    """
+    return tuple(np.int32(value) for value in values)

@@ -6,6 +6,7 @@
 
 #pragma once
 
+#include <initializer_list>
 #include <math.h>    // with its C++ overloads: rint(float), fabs(double), ...
 #include <stdlib.h>  // abs of every type
 
@@ -45,6 +46,12 @@ inline unsigned dp4a(WordA a, WordB b, unsigned c) {
 
 inline int dp4a_us(unsigned a, int b, int c) {
   return static_cast<int>(dp4a<unsigned char, signed char>(a, b, static_cast<unsigned>(c)));
+}
+
+inline unsigned pack_saturated(int b0, int b1, int b2, int b3, int low, int high) {
+  unsigned word = 0;
+  for (const int b : {b3, b2, b1, b0}) word = word << 8 | ((b < low ? low : b > high ? high : b) & 255);
+  return word;
 }
 
 inline unsigned prmt(unsigned a, unsigned b, unsigned selector) {

@@ -24,7 +24,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +33,7 @@ import numpy as np
 import pytest
 
 from gpuq.cuda.kernel import Argument, Kernel, Launch, Pointer
+from gpuq.cuda.layer import Traits
 from gpuq.resources import resource
 
 HERE = Path(__file__).resolve().parent
@@ -144,8 +145,29 @@ class HostLauncher:
             self._worker.close()
             self._worker = None
 
-    def launch(self, launch: Launch, *, seeds: Sequence[int] | None = None) -> None:
-        """Runs the launch and updates its arrays.
+    @property
+    def traits(self) -> Traits:
+        """Of a GPU with few multiprocessors, so that small layers make choices of all kinds."""
+        return Traits(self._arch, multiprocessors=4)
+
+    def upload(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Pointer]:
+        """Read-only copies, each with an allocation of its own: what lies beside it is out of bounds."""
+        copies = {name: np.array(array, order="C") for name, array in arrays.items()}
+        for copy in copies.values():
+            copy.flags.writeable = False
+        return {name: Pointer(copy) for name, copy in copies.items()}
+
+    def prepare(self, kernels: Sequence[Kernel]) -> None:
+        """Compiles kernels that are not in the cache."""
+        for kernel in kernels:
+            self._object(kernel)
+
+    def misalignment(self, array: np.ndarray) -> int:
+        """Within its allocation, modulo 16; the address itself means nothing."""
+        return _misalignment(array) % 16
+
+    def launch(self, launch: Launch, stream: object = None, *, seeds: Sequence[int] | None = None) -> None:
+        """Runs the launch and updates its arrays; there are no streams.
 
         Raises:
             HostCudaError: the kernel does not compile, a check failed, or outputs differ between seeds. No array has
@@ -282,11 +304,7 @@ class _Memory:
             raise ValueError(f"{where} must be C-contiguous and of plain numbers, got strides {array.strides}")
         if not 0 <= pointer.offset <= array.nbytes:
             raise ValueError(f"{where}: offset {pointer.offset} must be 0 to {array.nbytes}, the array's bytes")
-        whole = array
-        while isinstance(whole.base, np.ndarray):
-            whole = whole.base
-        misalignment = (array.ctypes.data - whole.ctypes.data) % 256
-        return _Span(array.ctypes.data, array.nbytes, number, misalignment, array.flags.writeable, (array,))
+        return _Span(array.ctypes.data, array.nbytes, number, _misalignment(array), array.flags.writeable, (array,))
 
     def _add(self, number: int, argument: Argument) -> None:
         if isinstance(argument, Pointer):
@@ -340,6 +358,14 @@ class _Memory:
         for span, content in zip(self.spans, contents, strict=True):
             if content is not None:
                 ctypes.memmove(span.start, content, span.size)
+
+
+def _misalignment(array: np.ndarray) -> int:
+    """Where the array starts in its allocation, modulo 256."""
+    whole = array
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    return int(array.ctypes.data - whole.ctypes.data) % 256
 
 
 def _merged(spans: Iterable[_Span]) -> list[_Span]:

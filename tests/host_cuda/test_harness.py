@@ -420,9 +420,14 @@ def words(rng: np.random.Generator) -> np.ndarray:
     return np.where(rng.random((3, 512)) < 0.5, extremes, int32s(rng, 3, 512))
 
 
+def packed(x: int, y: int, z: int, low: int, high: int) -> int:
+    codes = [min(max(value, low), high) for value in (x >> 20, y >> 23, z, x >> 24)]
+    return int.from_bytes(bytes(code & 255 for code in codes), "little", signed=True)
+
+
 def test_bytes_of_words(launcher: HostLauncher, words: np.ndarray) -> None:
     a, b, c = words
-    out = np.zeros((6, 512), np.int32)
+    out = np.zeros((8, 512), np.int32)
     launch(launcher, kernel("intrinsics.cu", "bytes_of_words", (512, 1, 1)), (1, 1, 1), out, *words, np.int32(512))
     for i, (x, y, z) in enumerate(zip(a.tolist(), b.tolist(), c.tolist(), strict=True)):
         expected = [
@@ -432,6 +437,8 @@ def test_bytes_of_words(launcher: HostLauncher, words: np.ndarray) -> None:
             dp4a(x, y, z, True, True),
             prmt(x, y, z & 0x7777),
             prmt(x, y, z),
+            packed(x, y, z, -128, 127),
+            packed(x, y, z, 0, 255),
         ]
         assert out[:, i].tolist() == expected, (x, y, z)
 

@@ -15,6 +15,8 @@ extern "C" __global__ void bytes_of_words(int* out, const int* a, const int* b, 
              __dp4a(*reinterpret_cast<const char4*>(a + i), *reinterpret_cast<const char4*>(b + i), c[i])));
   put(4, byte_perm(ua, ub, uc & 0x7777));
   put(5, prmt(ua, ub, uc));
+  put(6, pack_saturated_s8(a[i] >> 20, b[i] >> 23, c[i], a[i] >> 24));
+  put(7, pack_saturated_u8(a[i] >> 20, b[i] >> 23, c[i], a[i] >> 24));
 }
 
 extern "C" __global__ void integers(int* out, long long* out64, const int* a, const int* b, const int* c,

@@ -1,0 +1,198 @@
+"""What turns a convolution's sums into codes: bias and factors per channel, packed for kernels_cuda/epilogue.cuh.
+
+Zero points leave the loops of all kernels. With codes x and weights w,
+
+    sum (x - z_x) * (w - z_w)  =  sum x * (w - z_w)  -  z_x * sum (w - z_w)
+
+the last term is constant per channel and goes to the bias, if pixels outside the image are read as z_x, so that every
+sum runs over all taps. Everything holds modulo 2^32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq import numerics
+from gpuq.cuda.kernel import int32s
+from gpuq.numerics import Int64Array, Rounding, Rule
+from gpuq.ops.conv2d import Conv2dSpec
+from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
+from gpuq.ops.fully_connected import FullyConnectedSpec
+from gpuq.ops.spec import UINT8
+
+# Macro values of kernels_cuda/requantize.cuh (enum Rule).
+_RULES = {
+    Rounding.V1: "RULE_V1",
+    Rounding.V1U: "RULE_V1U",
+    Rounding.V2: "RULE_V2",
+    Rounding.V4: "RULE_V4",
+    Rounding.V6: "RULE_V6",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Epilogue:
+    """The constants of one layer's epilogue; NumPy arrays.
+
+    Attributes:
+        rule: the macro of kernels_cuda/requantize.cuh.
+        bias: int32 (O,), zero points folded.
+        factors: (O, ...) what the rule needs per channel.
+        constant: bool (O,), channels whose every sum gives one code. Their factors take that for granted: their
+            weights must be packed as zeros, their sums be 0.
+    """
+
+    rule: str
+    bias: npt.NDArray[np.int32]
+    factors: npt.NDArray[Any]
+    constant: npt.NDArray[np.bool_]
+    unsigned: bool
+    zero_point: int
+    act_min: int
+    act_max: int
+    clamps: bool
+
+    @property
+    def defines(self) -> tuple[tuple[str, int | str], ...]:
+        """Macros of kernels_cuda/epilogue.cuh."""
+        return epilogue_defines(self.rule, self.unsigned, self.clamps)
+
+    @property
+    def arguments(self) -> tuple[np.int32, ...]:
+        """The kernel arguments out_zero_point, act_min, act_max."""
+        return int32s(self.zero_point, self.act_min, self.act_max)
+
+    def padded(self, groups: int, channels: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
+        """(bias, factors) with each group's channels padded by zeros to this many, group after group."""
+        return pad_groups(self.bias, groups, channels), pad_groups(self.factors, groups, channels)
+
+
+def epilogue_defines(
+    rule: str = "RULE_V1_RIGHT", unsigned: bool = False, clamps: bool = False
+) -> tuple[tuple[str, int | str], ...]:
+    """Macros of kernels_cuda/epilogue.cuh; the defaults are those of almost every int8 layer."""
+    return (("RULE", rule), ("X_UNSIGNED", int(unsigned)), ("CLAMP", int(clamps)))
+
+
+def pack_epilogue(
+    spec: Conv2dSpec | DepthwiseConv2dSpec | FullyConnectedSpec,
+    rule: Rule,
+    centred: Int64Array,
+    bias: npt.NDArray[np.int32] | None,
+    *,
+    can_clear: bool = True,
+) -> Epilogue:
+    """Packs what follows a layer's sums.
+
+    Args:
+        centred: (O, K) weights minus their zero points.
+        bias: (O,) int32, or None.
+        can_clear: the kernel's sum of a channel with weights 0 is its bias.
+    """
+    out_c = spec.out_c
+    x_quant, out_quant = spec.x_quant, spec.out_quant
+    x_zero_point = x_quant.scalar_zero_point()
+    real_bias = np.zeros(out_c, np.int64) if bias is None else bias.astype(np.int64).reshape(out_c)
+    folded = numerics.wrap_int32(real_bias - x_zero_point * centred.sum(axis=1)).astype(np.int32)
+    reach = max(x_zero_point - x_quant.qmin, x_quant.qmax - x_zero_point)
+    bounds = np.abs(centred).sum(axis=1) * reach
+    reals = numerics.real_multipliers(
+        x_quant.scalar_scale(), spec.w_quant.scales, out_quant.scalar_scale(), rule.product
+    )
+    zero_point = out_quant.scalar_zero_point()
+    factors, macro, constant = pack_factors(
+        rule.rounding, np.broadcast_to(reals, (out_c,)), real_bias, bounds, zero_point, can_clear
+    )
+    folded[constant] = 0
+    act_min, act_max = numerics.activation_range(spec.activation, out_quant)
+    return Epilogue(
+        rule=macro,
+        bias=folded,
+        factors=factors,
+        constant=constant,
+        unsigned=x_quant.dtype == UINT8,
+        zero_point=zero_point,
+        act_min=act_min,
+        act_max=act_max,
+        clamps=(act_min, act_max) != (out_quant.qmin, out_quant.qmax),
+    )
+
+
+def pack_factors(
+    rounding: Rounding,
+    reals: npt.NDArray[np.float64],
+    bias: Int64Array,
+    bounds: Int64Array,
+    zero_point: int,
+    can_clear: bool = True,
+) -> tuple[npt.NDArray[Any], str, npt.NDArray[np.bool_]]:
+    """(factors as the rule reads them, the rule's macro, constant channels).
+
+    Args:
+        bias: (O,), in the units of the sums; sums of a channel lie within bias - bound and bias + bound.
+        zero_point: the output's.
+        can_clear: see pack_epilogue.
+    """
+    none = np.zeros(reals.shape, np.bool_)
+    if rounding is Rounding.V4:
+        return reals.astype(np.float32), _RULES[rounding], none
+    if rounding is Rounding.V6:
+        return reals.astype(np.float64), _RULES[rounding], none
+    multipliers, shifts = numerics.quantize_multipliers(reals)
+    if rounding is Rounding.V1:
+        right = _right_shift_factors(multipliers, shifts, bias, bounds, zero_point)
+        if right is not None and (can_clear or not right[1].any()):
+            return right[0], "RULE_V1_RIGHT", right[1]
+    return np.stack([multipliers, shifts], axis=1).astype(np.int32), _RULES[rounding], none
+
+
+def _right_shift_factors(
+    multipliers: Int64Array, shifts: Int64Array, bias: Int64Array, bounds: Int64Array, zero_point: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]] | None:
+    """(RightShiftFactor of every channel, constant channels); None where one channel needs the general V1.
+
+    A channel shifts right by r >= 1 with 2^(r - 1) + zero_point * 2^r as its offset while |h| plus the offset is an
+    int32. Dead channels, whose scale makes r large, fail that, but every sum of theirs gives the same code: V1 is
+    monotonic, so the ends tell.
+    """
+    if np.any(np.abs(bias) + bounds >= 1 << 31):
+        return None
+    lowest = numerics.requantize_v1(bias - bounds, multipliers, np.minimum(shifts, 0))
+    highest = numerics.requantize_v1(bias + bounds, multipliers, np.minimum(shifts, 0))
+    factors = []
+    # Python integers: products are up to 2^62, and are compared, not computed with.
+    for m, shift, most, low, high in zip(
+        multipliers.tolist(),
+        shifts.tolist(),
+        (np.abs(bias) + bounds).tolist(),
+        lowest.tolist(),
+        highest.tolist(),
+        strict=True,
+    ):
+        right = -shift
+        offset = (1 << (right - 1)) + (zero_point << right) if right >= 1 else 0
+        if right >= 1 and m > 0 and (most * m >> 31) + 2 + abs(offset) < 1 << 31:
+            factors.append((2 * m - (1 << 32), right, -(1 << 31), offset))
+        elif right >= 0 and low == high:
+            factors.append((0, 0, -(1 << 31), low + zero_point))
+        else:
+            return None
+    packed = np.array(factors, np.int32)
+    return packed, packed[:, 1] == 0
+
+
+def pad_groups(values: npt.NDArray[Any], groups: int, padded: int) -> npt.NDArray[Any]:
+    """(O, ...) as (groups * padded, ...), zeros behind each group; shifts of 0 with factors of 0 are harmless."""
+    grouped = values.reshape(groups, -1, *values.shape[1:])
+    out = np.zeros((groups, padded, *values.shape[1:]), values.dtype)
+    out[:, : grouped.shape[1]] = grouped
+    return np.ascontiguousarray(out.reshape(groups * padded, *values.shape[1:]))
+
+
+def round_up(size: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-size // multiple) * multiple

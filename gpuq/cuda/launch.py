@@ -1,0 +1,210 @@
+"""Launches kernels on a GPU through CuPy: the one place where arguments, arrays and streams meet the driver.
+
+CuPy checks nothing at a launch: a Python int travels as 64 bits, a view's strides are ignored, another GPU's address is
+taken. Everything is checked here.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.cuda import compile as compiling
+from gpuq.cuda.device import unavailable
+from gpuq.cuda.kernel import Argument, Kernel, Launch, Pointer, Slot
+from gpuq.cuda.layer import Traits
+from gpuq.errors import (
+    DeviceError,
+    DeviceLost,
+    DeviceNotAvailable,
+    DeviceOutOfMemory,
+    InputTypeError,
+    InputValueError,
+)
+from gpuq.ranges import annotate
+
+# CUDA's limits on a grid, for every GPU that gpuq supports.
+MAX_GRID = (2**31 - 1, 65535, 65535)
+# What constants are aligned to within their one allocation, as allocations themselves are.
+ALIGNMENT = 256
+_SCALARS = (np.int32, np.uint32, np.int64, np.float32, np.float64)
+
+
+class CupyLauncher:
+    """Launches on one GPU; see gpuq.cuda.plans.Launcher.
+
+    Raises:
+        DeviceNotAvailable: gpuq cannot use this GPU; the message says why.
+    """
+
+    def __init__(self, device: int = 0) -> None:
+        reason = unavailable(device)
+        if reason:
+            raise DeviceNotAvailable(f"cuda:{device}: {reason}")
+        self._cupy: Any = importlib.import_module("cupy")
+        self.device = device
+        properties = self._cupy.cuda.runtime.getDeviceProperties(device)
+        arch = 10 * int(properties["major"]) + int(properties["minor"])
+        self._traits = Traits(arch, int(properties["multiProcessorCount"]))
+
+    @property
+    def traits(self) -> Traits:
+        return self._traits
+
+    def upload(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Pointer]:
+        """One allocation and one copy for all of them, done when this returns."""
+        offsets: dict[str, int] = {}
+        size = 0
+        for name, array in arrays.items():
+            offsets[name] = size
+            size += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
+        staging = np.zeros(size, np.uint8)
+        for name, array in arrays.items():
+            staging[offsets[name] : offsets[name] + array.nbytes] = (
+                np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            )
+        memory = self.empty(size)
+        with self._cupy.cuda.Device(self.device):
+            memory.set(staging)
+            self._cupy.cuda.get_current_stream().synchronize()
+        return {name: Pointer(memory, offset) for name, offset in offsets.items()}
+
+    def empty(self, size: int, stream: Any = None) -> Any:
+        """Memory of this many bytes, for work on this stream (default: the current one).
+
+        Raises:
+            DeviceOutOfMemory: there is not as much.
+        """
+        cupy = self._cupy
+        try:
+            with cupy.cuda.Device(self.device):
+                if stream is None:
+                    return cupy.empty(size, np.uint8)
+                with as_stream(stream):
+                    return cupy.empty(size, np.uint8)
+        except cupy.cuda.memory.OutOfMemoryError as error:
+            raise DeviceOutOfMemory(f"cuda:{self.device}: {size} bytes: {error}") from error
+
+    def prepare(self, kernels: Sequence[Kernel]) -> None:
+        compiling.load_many(kernels, self.device)
+
+    def misalignment(self, array: Any) -> int:
+        return int(array.data.ptr) % 16
+
+    def launch(self, launch: Launch, stream: Any = None) -> None:
+        """Starts a launch on this stream, or the current one.
+
+        Args:
+            stream: see as_stream.
+
+        Raises:
+            InputTypeError, InputValueError: an argument is not what a kernel may take.
+            DeviceLost: the GPU stopped working, now or in an earlier launch.
+        """
+        kernel = launch.kernel
+        for axis, blocks, limit in zip("xyz", launch.grid, MAX_GRID, strict=True):
+            if not 1 <= blocks <= limit:
+                raise InputValueError(f"{kernel.name}: grid.{axis} is {blocks}; it must be 1 to {limit}")
+        arguments = tuple(self._argument(kernel, number, value) for number, value in enumerate(launch.arguments))
+        function = compiling.load(kernel, self.device)
+        cupy = self._cupy
+        try:
+            with annotate(kernel.name), cupy.cuda.Device(self.device):
+                function(
+                    launch.grid,
+                    kernel.threads,
+                    arguments,
+                    shared_mem=kernel.dynamic_shared_bytes,
+                    stream=None if stream is None else as_stream(stream),
+                )
+        except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as error:
+            raise device_error(kernel.name, error) from error
+
+    def _argument(self, kernel: Kernel, number: int, value: Argument) -> Any:
+        if isinstance(value, _SCALARS):
+            return value
+        where = f"{kernel.name}: argument {number}"
+        if isinstance(value, Slot):
+            raise InputTypeError(f"{where}: nothing is bound to {value.name!r}")
+        if not isinstance(value, Pointer):
+            names = ", ".join(scalar.__name__ for scalar in _SCALARS)
+            raise InputTypeError(f"{where} is a {type(value).__name__}; it must be a Pointer or one of {names}")
+        array = value.array
+        if array is None:
+            return np.uint64(value.offset)
+        self.check(where, array)
+        if not 0 <= value.offset <= array.nbytes:
+            raise InputValueError(f"{where}: offset {value.offset} must be 0 to {array.nbytes}, the array's bytes")
+        return np.uint64(int(array.data.ptr) + value.offset)
+
+    def check(self, where: str, array: Any) -> None:
+        """Raises unless this is a C-contiguous array on this GPU."""
+        if not isinstance(array, self._cupy.ndarray):
+            raise InputTypeError(f"{where} is a {type(array).__name__}; it must be an array on cuda:{self.device}")
+        if int(array.device.id) != self.device:
+            raise InputValueError(f"{where} is on cuda:{array.device.id}; it must be on cuda:{self.device}")
+        if not array.flags.c_contiguous:
+            raise InputValueError(f"{where} has strides {array.strides}; it must be C-contiguous")
+
+
+@functools.cache
+def launcher(device: int = 0) -> CupyLauncher:
+    """The launcher of this GPU; one for the whole process."""
+    return CupyLauncher(device)
+
+
+def as_stream(stream: Any) -> Any:
+    """A CuPy stream of anything that is one.
+
+    Args:
+        stream: a cupy.cuda.Stream, a torch.cuda.Stream, an object with __cuda_stream__, or the address of a
+            cudaStream_t.
+
+    Raises:
+        InputTypeError: none of these.
+    """
+    cupy: Any = importlib.import_module("cupy")
+    if isinstance(stream, cupy.cuda.Stream | cupy.cuda.ExternalStream):
+        return stream
+    if hasattr(stream, "__cuda_stream__"):
+        protocol = stream.__cuda_stream__
+        return cupy.cuda.ExternalStream(int((protocol() if callable(protocol) else protocol)[1]))
+    address = getattr(stream, "cuda_stream", stream)
+    if isinstance(address, bool) or not isinstance(address, int):
+        raise InputTypeError(f"stream is a {type(stream).__name__}; it must be a CUDA stream or its address")
+    return cupy.cuda.ExternalStream(address)
+
+
+# CUDA errors after which the context is of no more use (CUDA driver API, CUresult).
+_LOST = (
+    "ILLEGAL_ADDRESS",
+    "ILLEGAL_INSTRUCTION",
+    "MISALIGNED_ADDRESS",
+    "INVALID_ADDRESS_SPACE",
+    "INVALID_PC",
+    "LAUNCH_FAILED",
+    "LAUNCH_TIMEOUT",
+    "ASSERT",
+    "HARDWARE_STACK_ERROR",
+    "ECC_UNCORRECTABLE",
+    "illegal memory access",
+    "misaligned address",
+    "unspecified launch failure",
+)
+
+
+def device_error(what: str, error: Exception) -> DeviceError:
+    """The error of gpuq that stands for one of CUDA's.
+
+    Args:
+        what: kernel or step that was under way; an earlier one may be to blame, for launches are asynchronous.
+    """
+    text = str(error)
+    if any(sign in text for sign in _LOST):
+        return DeviceLost(f"{what}: the GPU stopped working here or shortly before: {text}")
+    return DeviceError(f"{what}: {text}")

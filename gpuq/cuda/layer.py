@@ -1,0 +1,68 @@
+"""What an operator's CUDA module gives: one packed layer, its candidate kernels, and the launches of one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from gpuq.cuda.kernel import Launch
+from gpuq.cuda.layout import ImageLayout
+from gpuq.ops.spec import Spec
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a choice may depend on.
+
+    Attributes:
+        arch: compute capability as 10 * major + minor.
+    """
+
+    arch: int
+    multiprocessors: int
+
+
+class Choice(Protocol):
+    """One way to run a layer: a row of a KERNELS table, and how the work is cut."""
+
+    @property
+    def name(self) -> str:
+        """The kernel's name."""
+        ...
+
+
+class Layer(Protocol):
+    """A packed layer: plain values, nothing on a device yet."""
+
+    @property
+    def spec(self) -> Spec: ...
+
+    @property
+    def constants(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Arrays by the name of their Slot."""
+        ...
+
+    @property
+    def x_shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of one run's input; (1, 1, elements) where the shape does not matter."""
+        ...
+
+    @property
+    def y_shape(self) -> tuple[int, int, int]:
+        """The same of its output."""
+        ...
+
+    def choices(self, runs: int, traits: Traits) -> Sequence[Any]:
+        """Every Choice that can run this batch, the one expected to be fastest first. Pure and cached."""
+        ...
+
+    def workspace_bytes(self, runs: int, choice: Any) -> int:
+        """Scratch that the choice needs."""
+        ...
+
+    def launches(self, choice: Any, x: ImageLayout, y: ImageLayout) -> Sequence[Launch]:
+        """What one call launches, in order; memory as Slots "x", "y", "workspace" and the constants' names."""
+        ...

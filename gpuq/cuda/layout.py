@@ -1,0 +1,54 @@
+"""Where a batch of images lies in device memory: an offset and three pitches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gpuq.cuda.kernel import Slot
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """N images (N, H, W, C) of one-byte elements, channels contiguous.
+
+    Pitches let CONCATENATION and PAD be written in place by the operators that produce their inputs.
+
+    Attributes:
+        image_pitch, row_pitch, pixel_pitch: distance of neighbours, in bytes.
+        offset: the first element, in bytes from the memory's start.
+        misalignment: where the memory starts, modulo 16; 0 for whole allocations, which begin at multiples of 256.
+    """
+
+    images: int
+    image_pitch: int
+    row_pitch: int
+    pixel_pitch: int
+    offset: int = 0
+    misalignment: int = 0
+
+    @classmethod
+    def contiguous(cls, images: int, height: int, width: int, channels: int, misalignment: int = 0) -> ImageLayout:
+        """Images side by side without gaps."""
+        pixel = channels
+        return cls(images, height * width * pixel, width * pixel, pixel, 0, misalignment)
+
+    def slot(self, name: str) -> Slot:
+        """The first element of the memory of this name, as a kernel argument."""
+        return Slot(name, self.offset)
+
+    def alignment(self, largest: int = 16) -> int:
+        """The largest power of two, at most `largest` bytes, that divides every pixel's address."""
+        alignment = largest
+        for distance in (self.misalignment + self.offset, self.image_pitch, self.row_pitch, self.pixel_pitch):
+            while distance % alignment:
+                alignment //= 2
+        return alignment
+
+
+@dataclass(frozen=True, eq=False)
+class ImageOperand:
+    """Memory of a device and where in it a batch of images lies."""
+
+    array: Any
+    layout: ImageLayout

@@ -1,0 +1,139 @@
+"""The CUDA plan of a layer: a packed layer, its constants on a device, and what launches it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.cuda import conv2d
+from gpuq.cuda.kernel import Kernel, Launch, Pointer
+from gpuq.cuda.layer import Layer, Traits
+from gpuq.cuda.layout import ImageLayout, ImageOperand
+from gpuq.numerics import Rule
+from gpuq.ops.conv2d import Conv2dSpec
+from gpuq.ops.spec import Spec
+
+# Batches and layouts whose launches a plan keeps ready.
+KEPT_LAUNCHES = 64
+
+
+class Launcher(Protocol):
+    """What runs launches: a GPU through CuPy (cuda/launch.py), or the CPU, thread by thread (the tests)."""
+
+    @property
+    def traits(self) -> Traits: ...
+
+    def upload(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Pointer]:
+        """Copies constants to the device, where the caller's arrays no longer matter."""
+        ...
+
+    def prepare(self, kernels: Sequence[Kernel]) -> None:
+        """Compiles and loads what is not there yet, so that launches need not."""
+        ...
+
+    def misalignment(self, array: Any) -> int:
+        """The array's address modulo 16."""
+        ...
+
+    def launch(self, launch: Launch, stream: Any = None) -> None:
+        """Starts a launch that has no Slots left."""
+        ...
+
+
+class CudaPlan:
+    """One layer on one device; see gpuq.plan.Plan. Arrays are the device's.
+
+    Inputs and outputs are arrays (N, ...), C-contiguous, or ImageOperands.
+    """
+
+    def __init__(self, layer: Layer, launcher: Launcher, choice: Any = None) -> None:
+        """Uploads the layer's constants.
+
+        Args:
+            choice: one of the layer's choices for every batch; default: the best for each.
+        """
+        self.layer = layer
+        self._launcher = launcher
+        self._choice = choice
+        self._constants = launcher.upload(layer.constants)
+        self._launches: dict[tuple[ImageLayout, ImageLayout], tuple[Launch, ...]] = {}
+
+    @property
+    def spec(self) -> Spec:
+        return self.layer.spec
+
+    @property
+    def name(self) -> str:
+        """The kernel of a batch of one."""
+        return str(self.choice(1).name)
+
+    @property
+    def constant_bytes(self) -> int:
+        return sum(array.nbytes for array in self.layer.constants.values())
+
+    def choice(self, runs: int) -> Any:
+        """How a batch of this size runs."""
+        return self._choice or self.layer.choices(runs, self._launcher.traits)[0]
+
+    def workspace_bytes(self, runs: int) -> int:
+        return self.layer.workspace_bytes(runs, self.choice(runs))
+
+    def launch(
+        self,
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        workspace: Any,
+        stream: Any = None,
+    ) -> None:
+        x, y = self._operand(inputs[0], self.layer.x_shape), self._operand(outputs[0], self.layer.y_shape)
+        memory = {
+            **self._constants,
+            "x": Pointer(x.array),
+            "y": Pointer(y.array),
+            "workspace": Pointer(workspace),
+        }
+        for launch in self._prepared(x.layout, y.layout):
+            self._launcher.launch(launch.bound(memory), stream)
+
+    def _operand(self, value: Any, shape: tuple[int, int, int]) -> ImageOperand:
+        if isinstance(value, ImageOperand):
+            return value
+        runs = value.size // math.prod(shape)
+        return ImageOperand(value, ImageLayout.contiguous(runs, *shape, self._launcher.misalignment(value)))
+
+    def _prepared(self, x: ImageLayout, y: ImageLayout) -> tuple[Launch, ...]:
+        launches = self._launches.get((x, y))
+        if launches is None:
+            # Two threads may both come here: they find the same.
+            launches = tuple(self.layer.launches(self.choice(x.images), x, y))
+            self._launcher.prepare([launch.kernel for launch in launches])
+            if len(self._launches) >= KEPT_LAUNCHES:
+                self._launches.clear()
+            self._launches[x, y] = launches
+        return launches
+
+
+def layer_of(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -> Layer:
+    """Packs one layer for the kernels that suit it best.
+
+    Args:
+        constants: one entry per operand in the file's order; None where the operand is an activation, or is left
+            out (a missing bias).
+    """
+    if isinstance(spec, Conv2dSpec):
+        return conv2d.pack(spec, rule, *weights_and_bias(spec, constants))
+    raise spec.fail("there is no CUDA kernel for it")
+
+
+def weights_and_bias(
+    spec: Spec, constants: Sequence[npt.NDArray[Any] | None]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32] | None]:
+    """The constant operands of a convolution."""
+    weights, bias = constants[1], constants[2] if len(constants) > 2 else None
+    if weights is None:
+        raise spec.fail("weights must be constant")
+    return weights, bias
