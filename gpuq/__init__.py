@@ -18,15 +18,20 @@ from gpuq.errors import (
 )
 from gpuq.model.model import Model, Session, load
 from gpuq.model.tflite_reader import Limits
-from gpuq.quant import (
-    Quant,
-    RoundTripError,
+from gpuq.operators import (
+    OperatorPlan,
+    conv2d,
+    depthwise_conv2d,
     dequantize,
+    fully_connected,
+    plan_conv2d,
+    plan_depthwise_conv2d,
+    plan_fully_connected,
+    plan_requantize,
     quantize,
-    quantize_bias,
-    quantize_weights,
-    round_trip_error,
+    requantize,
 )
+from gpuq.quant import Quant, RoundTripError, quantize_bias, quantize_weights, round_trip_error
 
 try:
     __version__ = version("gpuq")
@@ -47,14 +52,23 @@ __all__ = [
     "Model",
     "ModelError",
     "ModelLimit",
+    "OperatorPlan",
     "Quant",
     "RoundTripError",
     "Session",
     "UnsupportedModel",
+    "conv2d",
+    "depthwise_conv2d",
     "dequantize",
+    "fully_connected",
     "load",
+    "plan_conv2d",
+    "plan_depthwise_conv2d",
+    "plan_fully_connected",
+    "plan_requantize",
     "quantize",
     "quantize_bias",
     "quantize_weights",
+    "requantize",
     "round_trip_error",
 ]

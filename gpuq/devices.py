@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpuq import cuda
@@ -27,25 +28,27 @@ def unavailable(index: int) -> str | None:
     )
 
 
-def resolve_device(name: str) -> Device:
+def resolve_device(name: str, problem: Callable[[int], str | None] | None = None) -> Device:
     """The device that this name means here and now.
 
     Args:
         name: "auto" (a GPU that gpuq can use, else the CPU), "cpu", "cuda" or "cuda:N".
+        problem: why a GPU cannot be used, or None; default: for networks, `unavailable`.
 
     Raises:
         InputValueError: another name.
         DeviceNotAvailable: a GPU was asked for and there is none to use; the message says why.
     """
+    problem = problem or unavailable
     if name == "cpu":
         return Device("cpu")
     if name == "auto":
-        return Device("cpu") if unavailable(0) else Device("cuda", 0)
+        return Device("cpu") if problem(0) else Device("cuda", 0)
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if not match:
         raise InputValueError(f"device {name!r} must be 'auto', 'cpu', 'cuda' or 'cuda:N'")
     index = int(match[1] or 0)
-    reason = unavailable(index)
+    reason = problem(index)
     if reason:
         raise DeviceNotAvailable(f"device {name!r}: {reason}")
     return Device("cuda", index)

@@ -1,12 +1,8 @@
-"""Elementwise operators on 8-bit codes as tables: every possible result is computed once, by reference().
-
-One input has 256 codes, two have 65,536 pairs; looking up is exact by construction, for every rule.
-"""
+"""Elementwise operators on 8-bit codes: every result is looked up in a table of ops/tables.py."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +10,8 @@ import numpy.typing as npt
 
 from gpuq.numerics import Rule
 from gpuq.ops.broadcast import BinarySpec
-from gpuq.ops.registry import reference
 from gpuq.ops.spec import Spec
-
-
-def all_codes(dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """All 256 codes in the order of their unsigned bytes."""
-    return np.arange(256, dtype=np.uint8).view(dtype)
+from gpuq.ops.tables import binary_table, unary_table
 
 
 class UnaryTablePlan:
@@ -29,8 +20,7 @@ class UnaryTablePlan:
     def __init__(self, spec: Spec, rule: Rule) -> None:
         self.spec = spec
         self.name = f"{spec.op.lower()}_table"
-        # The reference takes arrays of any shape; 256 elements are 256 runs of a scalar.
-        self._table = np.ascontiguousarray(reference(spec, rule, all_codes(spec.activation_dtype)))
+        self._table = unary_table(spec, rule)
         self.constant_bytes = self._table.nbytes
 
     def workspace_bytes(self, runs: int) -> int:
@@ -52,9 +42,7 @@ class BinaryTablePlan:
     def __init__(self, spec: BinarySpec, rule: Rule, a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> None:
         self.spec = spec
         self.name = f"{spec.op.lower()}_table"
-        codes = all_codes(spec.activation_dtype)
-        pairs = replace(spec, a_shape=(256, 1), b_shape=(1, 256))
-        self._table = np.ascontiguousarray(reference(pairs, rule, codes, codes).reshape(-1))
+        self._table = binary_table(spec, rule)
         self._constants = (a, b)
         self.constant_bytes = self._table.nbytes
 

@@ -9,12 +9,17 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda import conv2d
+from gpuq.cuda import conv2d, elementwise, fully_connected
 from gpuq.cuda.kernel import Kernel, Launch, Pointer
 from gpuq.cuda.layer import Layer, Traits
 from gpuq.cuda.layout import ImageLayout, ImageOperand
 from gpuq.numerics import Rule
 from gpuq.ops.conv2d import Conv2dSpec
+from gpuq.ops.dequantize import DequantizeSpec
+from gpuq.ops.fully_connected import FullyConnectedSpec
+from gpuq.ops.logistic import LogisticSpec
+from gpuq.ops.quantize import QuantizeSpec
+from gpuq.ops.relu import ReluSpec
 from gpuq.ops.spec import Spec
 
 # Batches and layouts whose launches a plan keeps ready.
@@ -126,6 +131,10 @@ def layer_of(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None
     """
     if isinstance(spec, Conv2dSpec):
         return conv2d.pack(spec, rule, *weights_and_bias(spec, constants))
+    if isinstance(spec, FullyConnectedSpec):
+        return fully_connected.pack(spec, rule, *weights_and_bias(spec, constants))
+    if isinstance(spec, QuantizeSpec | DequantizeSpec | LogisticSpec | ReluSpec):
+        return elementwise.pack(spec, rule)
     raise spec.fail("there is no CUDA kernel for it")
 
 

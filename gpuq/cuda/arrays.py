@@ -1,0 +1,51 @@
+"""Arrays of other libraries as CuPy arrays: no copy, the same memory on the same GPU."""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+
+from gpuq.cuda.launch import as_stream
+from gpuq.errors import DeviceNotAvailable, InputTypeError
+
+# DLPack's numbers of CUDA memory: kDLCUDA, kDLCUDAManaged.
+_CUDA_DEVICES = (2, 13)
+
+
+def is_device_array(x: Any) -> bool:
+    """True for an array in CUDA memory: CuPy's, a torch tensor, any of DLPack or the CUDA array interface."""
+    if hasattr(x, "__dlpack_device__"):
+        return int(x.__dlpack_device__()[0]) in _CUDA_DEVICES
+    return hasattr(x, "__cuda_array_interface__")
+
+
+def as_cupy(x: Any, stream: Any = None) -> Any:
+    """The same memory as a CuPy array.
+
+    Args:
+        x: an array for which is_device_array holds. DLPack makes this stream wait for the producer's.
+        stream: the stream that will use it; default: CuPy's current one.
+
+    Raises:
+        InputTypeError: the library refuses to share it (a torch tensor that requires grad, say).
+        DeviceNotAvailable: there is no CuPy.
+    """
+    try:
+        cupy: Any = importlib.import_module("cupy")
+    except ImportError as error:
+        raise DeviceNotAvailable(f"{type(x).__name__} is on a GPU, and CuPy is not installed") from error
+    if isinstance(x, cupy.ndarray):
+        return x
+    with nullcontext() if stream is None else as_stream(stream):
+        try:
+            return cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else cupy.asarray(x)
+        except Exception as error:  # whatever the other library raises
+            raise InputTypeError(f"{type(x).__name__} cannot be shared with CuPy: {error}") from error
+
+
+def as_numpy(x: Any) -> np.ndarray[Any, Any]:
+    """A copy on the host of a device array; waits for the GPU."""
+    return np.asarray(as_cupy(x).get())

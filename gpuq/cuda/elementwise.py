@@ -1,0 +1,191 @@
+"""Element by element: quantize, dequantize, and every function of one 8-bit code by a table made on the host."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
+from gpuq.cuda.layer import Traits
+from gpuq.cuda.layout import ImageLayout
+from gpuq.errors import InputTypeError
+from gpuq.numerics import Rule
+from gpuq.ops.dequantize import DequantizeSpec
+from gpuq.ops.quantize import QuantizeSpec
+from gpuq.ops.spec import Spec
+from gpuq.ops.tables import unary_table
+from gpuq.quant import Quant
+
+THREADS = 256
+CODE_DTYPES = ("int8", "uint8", "int16", "int32")
+
+
+def affine_kernel(op: str, dtype: str, *, per_channel: bool = False, vector: bool = True) -> Kernel:
+    """quantize.cu or dequantize.cu for codes of this dtype."""
+    return Kernel(
+        name=f"{op}_f32_{dtype}",
+        source=f"{op}.cu",
+        entry=op,
+        defines=(
+            ("CODE", f"{dtype}_t"),
+            ("PER_CHANNEL", int(per_channel)),
+            ("VECTOR", int(vector)),
+            ("THREADS", THREADS),
+        ),
+        threads=(THREADS, 1, 1),
+    )
+
+
+def map_kernel(*, vector: bool = True) -> Kernel:
+    """map_codes.cu."""
+    return Kernel(
+        name="map_codes_u8",
+        source="map_codes.cu",
+        entry="map_codes",
+        defines=(("VECTOR", int(vector)), ("THREADS", THREADS)),
+        threads=(THREADS, 1, 1),
+    )
+
+
+KERNELS = (
+    *(affine_kernel(op, dtype) for op in ("quantize", "dequantize") for dtype in CODE_DTYPES),
+    map_kernel(),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class AffineMap:
+    """quantize() or dequantize() of an array, per tensor or per channel.
+
+    Attributes:
+        op: "quantize" or "dequantize".
+        inner: elements between neighbouring channels: the product of the dimensions behind the axis.
+    """
+
+    op: str
+    quant: Quant
+    inner: int = 1
+    narrow_range: bool = False
+    constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.quant.dtype.name not in CODE_DTYPES:
+            raise InputTypeError(f"{self.op}: codes of {self.quant.dtype} are not supported on a GPU")
+        zero_points = np.broadcast_to(self.quant.zero_points, self.quant.scales.shape).astype(np.int32)
+        object.__setattr__(self, "constants", {"scales": self.quant.scales, "zero_points": zero_points})
+
+    @classmethod
+    def of(cls, op: str, quant: Quant, shape: Sequence[int], *, narrow_range: bool = False) -> AffineMap:
+        """For an array of this shape, which the quant's axis must fit."""
+        quant._along(quant.scales, tuple(shape))
+        inner = 1 if quant.axis is None else math.prod(tuple(shape)[quant.axis % len(shape) + 1 :])
+        return cls(op, quant, inner, narrow_range)
+
+    def launch(self, elements: int, x_misalignment: int, y_misalignment: int) -> Launch:
+        """The launch over this many elements, memory as Slots "x", "y" and the constants' names."""
+        four_codes = 4 * self.quant.dtype.itemsize
+        codes, values = (y_misalignment, x_misalignment) if self.op == "quantize" else (x_misalignment, y_misalignment)
+        vector = codes % four_codes == 0 and values % 16 == 0
+        limits = int32s(self.quant.qmin + self.narrow_range, self.quant.qmax) if self.op == "quantize" else ()
+        return Launch(
+            affine_kernel(self.op, self.quant.dtype.name, per_channel=self.quant.is_per_channel, vector=vector),
+            (-(-elements // (4 * THREADS)), 1, 1),
+            (
+                Slot("x"),
+                Slot("scales"),
+                Slot("zero_points"),
+                Slot("y"),
+                np.int64(elements),
+                np.int64(self.inner),
+                np.int32(self.quant.scales.size),
+                *limits,
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class ElementwiseChoice:
+    """Elementwise kernels have one way to run."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class AffineLayer:
+    """QUANTIZE from float32 or DEQUANTIZE to it, as a layer of a network."""
+
+    spec: QuantizeSpec | DequantizeSpec
+    map: AffineMap
+
+    @property
+    def constants(self) -> Mapping[str, npt.NDArray[Any]]:
+        return self.map.constants
+
+    @property
+    def x_shape(self) -> tuple[int, int, int]:
+        return 1, 1, math.prod(self.spec.shape)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int]:
+        return self.x_shape
+
+    def choices(self, runs: int, traits: Traits) -> Sequence[ElementwiseChoice]:
+        return (ElementwiseChoice(f"{self.map.op}_f32_{self.map.quant.dtype}"),)
+
+    def workspace_bytes(self, runs: int, choice: ElementwiseChoice) -> int:
+        return 0
+
+    def launches(self, choice: ElementwiseChoice, x: ImageLayout, y: ImageLayout) -> Sequence[Launch]:
+        elements = x.images * math.prod(self.spec.shape)
+        return [self.map.launch(elements, x.misalignment + x.offset, y.misalignment + y.offset)]
+
+
+@dataclass(frozen=True, eq=False)
+class MapLayer:
+    """A function of one 8-bit code: (256,) results by the code's byte."""
+
+    spec: Spec
+    table: npt.NDArray[Any]
+
+    @property
+    def constants(self) -> Mapping[str, npt.NDArray[Any]]:
+        return {"table": self.table}
+
+    @property
+    def x_shape(self) -> tuple[int, int, int]:
+        return 1, 1, math.prod(self.spec.output_shape)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int]:
+        return self.x_shape
+
+    def choices(self, runs: int, traits: Traits) -> Sequence[ElementwiseChoice]:
+        return (ElementwiseChoice("map_codes_u8"),)
+
+    def workspace_bytes(self, runs: int, choice: ElementwiseChoice) -> int:
+        return 0
+
+    def launches(self, choice: ElementwiseChoice, x: ImageLayout, y: ImageLayout) -> Sequence[Launch]:
+        elements = x.images * math.prod(self.spec.output_shape)
+        vector = (x.misalignment + x.offset) % 16 == 0 and (y.misalignment + y.offset) % 16 == 0
+        return [
+            Launch(
+                map_kernel(vector=vector),
+                (-(-elements // (16 * THREADS)), 1, 1),
+                (x.slot("x"), Slot("table"), y.slot("y"), np.int64(elements)),
+            )
+        ]
+
+
+def pack(spec: Spec, rule: Rule) -> AffineLayer | MapLayer:
+    """QUANTIZE, DEQUANTIZE, or an operator on one 8-bit code whose output has its input's shape."""
+    if isinstance(spec, QuantizeSpec) and spec.x_quant is None:
+        return AffineLayer(spec, AffineMap("quantize", spec.out_quant))
+    if isinstance(spec, DequantizeSpec):
+        return AffineLayer(spec, AffineMap("dequantize", spec.x_quant))
+    return MapLayer(spec, unary_table(spec, rule))
