@@ -7,9 +7,7 @@ or the one that is named, without waiting for the GPU. The bits are the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,9 @@ import numpy.typing as npt
 from gpuq import cpu, cuda
 from gpuq.cpu.blas import single_threaded
 from gpuq.cuda import arrays
-from gpuq.cuda.elementwise import AffineMap
-from gpuq.cuda.kernel import Pointer
-from gpuq.cuda.launch import CupyLauncher, launcher
+from gpuq.cuda.affine import affine_on_device
+from gpuq.cuda.arrays import empty_array
+from gpuq.cuda.launch import launcher
 from gpuq.cuda.plans import CudaPlan, layer_of
 from gpuq.devices import Device, resolve_device
 from gpuq.errors import InputTypeError, InputValueError
@@ -29,7 +27,7 @@ from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.quantize import QuantizeSpec
-from gpuq.ops.spec import FLOAT32, INT32, Spec, shape_text
+from gpuq.ops.spec import INT32, Spec, shape_text
 from gpuq.ops.window import Window2d
 from gpuq.plan import Plan
 from gpuq.quant import Quant
@@ -104,7 +102,7 @@ class OperatorPlan:
         runs = self._checked("x", x, type(x), self.input_shape, self._dtypes[0])
         device.check(f"{self.spec.op}: x", x)
         if out is None:
-            y = _empty(device, (runs, *self.output_shape), self._dtypes[1], stream)
+            y = empty_array(device, (runs, *self.output_shape), self._dtypes[1], stream)
             out = y
         else:
             y = self._shared("out", out, stream)
@@ -454,9 +452,7 @@ def quantize(values: Any, quant: Quant, *, narrow_range: bool = False, out: Any 
     """
     if not arrays.is_device_array(values):
         return _filled("quantize", out, stream, quantize_numpy(values, quant, narrow_range=narrow_range))
-    if np.any(quant.scales == 0):
-        raise InputValueError("quantize: scale 0 cannot quantize; it must be positive")
-    return _affine("quantize", values, quant, FLOAT32, quant.dtype, out, stream, narrow_range)
+    return affine_on_device("quantize", values, quant, narrow_range=narrow_range, out=out, stream=stream)
 
 
 def dequantize(codes: Any, quant: Quant, *, out: Any = None, stream: Any = None) -> Any:
@@ -476,45 +472,7 @@ def dequantize(codes: Any, quant: Quant, *, out: Any = None, stream: Any = None)
     """
     if not arrays.is_device_array(codes):
         return _filled("dequantize", out, stream, dequantize_numpy(codes, quant))
-    return _affine("dequantize", codes, quant, quant.dtype, FLOAT32, out, stream)
-
-
-def _affine(
-    op: str,
-    x: Any,
-    quant: Quant,
-    x_dtype: np.dtype[Any],
-    y_dtype: np.dtype[Any],
-    out: Any,
-    stream: Any,
-    narrow_range: bool = False,
-) -> Any:
-    x = arrays.as_cupy(x, stream)
-    if x.dtype != x_dtype:
-        raise InputTypeError(f"{op}: x of {x.dtype} must be {x_dtype} on a GPU; nothing is cast")
-    device = launcher(int(x.device.id))
-    device.check(f"{op}: x", x)
-    affine = AffineMap.of(op, quant, x.shape, narrow_range=narrow_range)
-    if out is None:
-        y = out = _empty(device, x.shape, y_dtype, stream)
-    else:
-        if not arrays.is_device_array(out):
-            raise InputTypeError(f"{op}: out is on the CPU and x on cuda:{device.device}")
-        y = arrays.as_cupy(out, stream)
-        device.check(f"{op}: out", y)
-        if y.dtype != y_dtype or y.shape != x.shape:
-            raise InputValueError(f"{op}: out {y.dtype} {y.shape} must be {y_dtype} {x.shape}")
-    if x.size:
-        launch = affine.launch(x.size, device.misalignment(x), device.misalignment(y))
-        memory = _affine_constants(device.device, quant) | {"x": Pointer(x), "y": Pointer(y)}
-        device.launch(launch.bound(memory), stream)
-    return out
-
-
-@lru_cache(maxsize=256)
-def _affine_constants(device: int, quant: Quant) -> dict[str, Pointer]:
-    """Scales and zero points on this GPU."""
-    return launcher(device).upload(AffineMap("quantize", quant).constants)
+    return affine_on_device("dequantize", codes, quant, out=out, stream=stream)
 
 
 def _filled(op: str, out: Any, stream: Any, result: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -562,11 +520,6 @@ def _on_host(spec: Spec, what: str, value: Any, dtype: np.dtype[Any]) -> npt.NDA
         raise InputTypeError(f"{spec.op}: {what} is a {type(value).__name__}; it must be an array")
     spec.require_dtype(what, value.dtype, dtype)
     return value
-
-
-def _empty(device: CupyLauncher, shape: Sequence[int], dtype: np.dtype[Any], stream: Any) -> Any:
-    size = math.prod(shape) * dtype.itemsize
-    return device.empty(max(1, size), stream)[:size].view(dtype).reshape(tuple(shape))
 
 
 def _home(x: Any) -> str:

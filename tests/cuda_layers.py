@@ -20,7 +20,7 @@ import pytest
 
 from gpuq.cuda.layer import Layer
 from gpuq.cuda.layout import ImageLayout, ImageOperand
-from gpuq.cuda.plans import CudaPlan
+from gpuq.cuda.plans import CudaPlan, _x_shapes
 from gpuq.numerics import Product, Rounding, Rule
 from gpuq.quant import Quant
 
@@ -166,7 +166,7 @@ def check_layer(
     """
     runs = x.shape[0]
     plan = CudaPlan(layer, launcher, choice)
-    x_memory, _, x_operand = embedded(rng, x.reshape(runs, *layer.x_shape), align)
+    x_memory, _, x_operand = embedded(rng, x.reshape(runs, *_x_shapes(layer)[0]), align)
     x_memory.flags.writeable = False
     y = random_codes(rng, (runs, *layer.y_shape), want.dtype)
     y_memory, y_view, y_operand = embedded(rng, y, int(rng.choice([1, 4, align])))

@@ -40,8 +40,11 @@ class ndarray(np.ndarray):
     def data(self) -> SimpleNamespace:  # type: ignore[override]
         return SimpleNamespace(ptr=self.ctypes.data)
 
-    def get(self) -> np.ndarray:
-        return np.array(self, subok=False)
+    def get(self, out: np.ndarray | None = None, blocking: bool = True) -> np.ndarray:
+        if out is None:
+            return np.array(self, subok=False)
+        out[...] = self
+        return out
 
     def set(self, values: np.ndarray) -> None:
         self[...] = values
@@ -70,6 +73,12 @@ class Stream:
     def __init__(self, ptr: int = 0) -> None:
         self.ptr = ptr
         self.before: list[Stream] = []
+
+    @classmethod
+    def from_external(cls, stream: Any) -> Stream:
+        version, address = stream.__cuda_stream__()
+        assert version == 0
+        return cls(address)
 
     def __enter__(self) -> Stream:
         global current
@@ -139,7 +148,6 @@ class FakeCupy:
             nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
             Device=self._device,
             Stream=Stream,
-            ExternalStream=Stream,
             get_current_stream=lambda: current,
         )
 

@@ -206,7 +206,7 @@ def test_too_many_pixels_are_refused() -> None:
     layer = pack(spec, Rule(Rounding.V1), np.zeros(spec.weights_shape, np.int8), None)
     many = ImageLayout(1 << 24, 0, 14 * 16, 16)
     with pytest.raises(InputValueError, match="CONV_2D: .* output pixels"):
-        layer.launches(Conv2dChoice(IGEMM_TILES[0]), many, many)
+        layer.launches(Conv2dChoice(IGEMM_TILES[0]), [many], many)
 
 
 def test_workspace_holds_the_sums_of_every_split() -> None:

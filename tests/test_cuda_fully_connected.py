@@ -101,5 +101,5 @@ def test_vectors_are_not_tiled() -> None:
     layer = pack(spec, Rule(Rounding.V6), np.zeros(spec.weights_shape, np.int8), None)
     assert layer.choices(1, Traits(90, 132))[0].tile in DIRECT_TILES
     assert layer.choices(4096, Traits(90, 132))[0].tile in IGEMM_TILES[:3]
-    assert layer.x_shape == (1, 1, 1280)
+    assert layer.x_shapes == ((1, 1, 1280),)
     assert layer.y_shape == (1, 1, 1001)

@@ -13,6 +13,7 @@ import gpuq
 from gpuq import DeviceOutOfMemory
 from gpuq.cpu import blas
 from gpuq.model.executor import POOLED_WORKSPACES, joined
+from gpuq.model.planner import ALIGNMENT
 from gpuq.resources import resource
 
 from .compare import assert_equal_bits
@@ -187,18 +188,52 @@ def test_tensors_of_views_of_state_and_of_inputs() -> None:
 # ------------------------------------------------------------------------------------------------------- memory
 
 
-def test_out_of_memory_names_the_batch(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    model, x = load(small_network()), images(5, seed)
-    want = model(x)
+def test_a_batch_that_does_not_fit_is_computed_in_parts(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    model, x = load(small_network()), images(11, seed)
+    want = load(small_network())(x)
+    real = np.empty
+    needs = model.program.arena_bytes * 3 + model.program.workspace_bytes(3) + ALIGNMENT
 
-    def full(shape: int, dtype: type) -> np.ndarray:
-        raise MemoryError
+    def scarce(shape: int, dtype: type) -> np.ndarray:
+        if dtype is np.uint8 and shape > needs:
+            raise MemoryError
+        return real(shape, dtype)
 
     with monkeypatch.context() as patch:
-        patch.setattr("gpuq.model.executor.np.empty", full)
-        with pytest.raises(DeviceOutOfMemory, match="a batch of 4 needs .* bytes"):
-            model(x[:4])
-    assert_equal_bits(model(x), want, "after running out of memory")
+        patch.setattr("gpuq.model.workspace.np.empty", scarce)
+        assert_equal_bits(model(x), want, f"seed {seed}")
+        assert model.largest_batch == 3, "11 does not fit, 6 does not, 3 does"
+        needs = 0
+        with pytest.raises(DeviceOutOfMemory, match="a batch of 1 needs .* bytes, more than there are"):
+            load(small_network())(x[:4])
+        assert_equal_bits(model(x), want, "with the workspace that is there already")
+
+
+@pytest.mark.parametrize("fitting", [1, 2, 5, 100])
+def test_memory_limit(fitting: int, seed: int) -> None:
+    free = load(small_network())
+    program, x = free.program, images(11, seed)
+    assert free.largest_batch is None
+    limit = program.constant_bytes + program.arena_bytes * fitting + program.workspace_bytes(fitting)
+    model = gpuq.load(small_network(), device="cpu", memory_limit=limit)
+    assert model.largest_batch == fitting
+    assert_equal_bits(model(x), free(x), f"seed {seed}")
+    if fitting == 1:
+        with pytest.raises(DeviceOutOfMemory, match=f"one run needs {limit} bytes; the limit is {limit - 1}"):
+            gpuq.load(small_network(), device="cpu", memory_limit=limit - 1)
+
+
+def test_run_batches_in_order(seed: int) -> None:
+    model = load(small_network())
+    batches = [images(1 + number % 3, seed + number) for number in range(9)]
+    kinds = [x if number % 3 == 0 else (x,) if number % 3 == 1 else {"x": x} for number, x in enumerate(batches)]
+    name = model.get_input_details()[0]["name"]
+    kinds = [{name: kind["x"]} if isinstance(kind, dict) else kind for kind in kinds]
+    for number, got in enumerate(model.run_batches(kinds)):
+        assert_equal_bits(got, model(batches[number]), f"batch {number}, seed {seed}")
+    assert list(model.run_batches([])) == []
+    with pytest.raises(gpuq.InputTypeError, match="expected int8, got float32"):
+        list(model.run_batches([batches[0], batches[0].astype(np.float32)]))
 
 
 def test_state_is_reset_for_every_call() -> None:

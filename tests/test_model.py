@@ -197,7 +197,7 @@ def test_sessions_keep_their_own_state() -> None:
     one, other = model.session(), model.session()
     x_codes = np.array([[1, 2]], np.int8)
     # No operator writes state yet: put some there by hand.
-    one._workspace.views[state][...] = 10
+    one._workspace.view(state)[...] = 10
     assert one(x_codes).tolist() == one(x_codes).tolist() == [[11, 12]]
     assert other(x_codes).tolist() == model(x_codes).tolist() == [[1, 2]]
     one.reset()

@@ -11,7 +11,7 @@ import pytest
 
 import gpuq
 from gpuq import Quant, operators
-from gpuq.cuda import launch
+from gpuq.cuda import affine, launch
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot
 from gpuq.errors import DeviceError, DeviceLost, DeviceNotAvailable, DeviceOutOfMemory, InputTypeError, InputValueError
 from gpuq.numerics import resolve
@@ -36,7 +36,7 @@ def host() -> Iterator[HostLauncher]:
 def gpu(monkeypatch: pytest.MonkeyPatch, host: HostLauncher) -> Iterator[FakeCupy]:
     yield fake_cupy.install(monkeypatch, host, gpus=2)
     launch.launcher.cache_clear()
-    operators._affine_constants.cache_clear()
+    affine._constants.cache_clear()
 
 
 @pytest.fixture

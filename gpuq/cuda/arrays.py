@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 
-from gpuq.cuda.launch import as_stream
+from gpuq.cuda.launch import CupyLauncher, as_stream
 from gpuq.errors import DeviceNotAvailable, InputTypeError
 
 # DLPack's numbers of CUDA memory: kDLCUDA, kDLCUDAManaged.
@@ -49,3 +51,13 @@ def as_cupy(x: Any, stream: Any = None) -> Any:
 def as_numpy(x: Any) -> np.ndarray[Any, Any]:
     """A copy on the host of a device array; waits for the GPU."""
     return np.asarray(as_cupy(x).get())
+
+
+def empty_array(launcher: CupyLauncher, shape: Sequence[int], dtype: np.dtype[Any], stream: Any = None) -> Any:
+    """A new CuPy array for work on this stream.
+
+    Raises:
+        DeviceOutOfMemory: there is no memory for it.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    return launcher.empty(max(1, size), stream)[:size].view(dtype).reshape(tuple(shape))

@@ -200,7 +200,7 @@ class Conv2dLayer:
     epilogue: Epilogue
     window_factor: int
     constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
-    x_shape: tuple[int, int, int] = field(init=False)
+    x_shapes: tuple[tuple[int, int, int], ...] = field(init=False)
     y_shape: tuple[int, int, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -211,7 +211,7 @@ class Conv2dLayer:
         constants |= {f"k_table_{vec}": k_table(spec, vec) for vec in VECTORS if vec == 1 or group_in % vec == 0}
         out_h, out_w, out_c = spec.output_shape
         object.__setattr__(self, "constants", constants)
-        object.__setattr__(self, "x_shape", (spec.in_h, spec.in_w, spec.in_c))
+        object.__setattr__(self, "x_shapes", ((spec.in_h, spec.in_w, spec.in_c),))
         object.__setattr__(self, "y_shape", (out_h, out_w, out_c))
 
     @property
@@ -232,7 +232,8 @@ class Conv2dLayer:
         out_h, out_w, out_c = self.spec.output_shape
         return 4 * choice.splits * runs * out_h * out_w * out_c if choice.splits > 1 else 0
 
-    def launches(self, choice: Conv2dChoice, x: ImageLayout, y: ImageLayout) -> Sequence[Launch]:
+    def launches(self, choice: Conv2dChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+        (x,), y = inputs, output
         spec = self.spec
         out_h, out_w, _ = spec.output_shape
         pixels = x.images * out_h * out_w

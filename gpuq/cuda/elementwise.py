@@ -127,12 +127,12 @@ class AffineLayer:
         return self.map.constants
 
     @property
-    def x_shape(self) -> tuple[int, int, int]:
-        return 1, 1, math.prod(self.spec.shape)
+    def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        return (self.y_shape,)
 
     @property
     def y_shape(self) -> tuple[int, int, int]:
-        return self.x_shape
+        return 1, 1, math.prod(self.spec.shape)
 
     def choices(self, runs: int, traits: Traits) -> Sequence[ElementwiseChoice]:
         return (ElementwiseChoice(f"{self.map.op}_f32_{self.map.quant.dtype}"),)
@@ -140,7 +140,10 @@ class AffineLayer:
     def workspace_bytes(self, runs: int, choice: ElementwiseChoice) -> int:
         return 0
 
-    def launches(self, choice: ElementwiseChoice, x: ImageLayout, y: ImageLayout) -> Sequence[Launch]:
+    def launches(
+        self, choice: ElementwiseChoice, inputs: Sequence[ImageLayout], output: ImageLayout
+    ) -> Sequence[Launch]:
+        (x,), y = inputs, output
         elements = x.images * math.prod(self.spec.shape)
         return [self.map.launch(elements, x.misalignment + x.offset, y.misalignment + y.offset)]
 
@@ -157,12 +160,12 @@ class MapLayer:
         return {"table": self.table}
 
     @property
-    def x_shape(self) -> tuple[int, int, int]:
-        return 1, 1, math.prod(self.spec.output_shape)
+    def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        return (self.y_shape,)
 
     @property
     def y_shape(self) -> tuple[int, int, int]:
-        return self.x_shape
+        return 1, 1, math.prod(self.spec.output_shape)
 
     def choices(self, runs: int, traits: Traits) -> Sequence[ElementwiseChoice]:
         return (ElementwiseChoice("map_codes_u8"),)
@@ -170,7 +173,10 @@ class MapLayer:
     def workspace_bytes(self, runs: int, choice: ElementwiseChoice) -> int:
         return 0
 
-    def launches(self, choice: ElementwiseChoice, x: ImageLayout, y: ImageLayout) -> Sequence[Launch]:
+    def launches(
+        self, choice: ElementwiseChoice, inputs: Sequence[ImageLayout], output: ImageLayout
+    ) -> Sequence[Launch]:
+        (x,), y = inputs, output
         elements = x.images * math.prod(self.spec.output_shape)
         vector = (x.misalignment + x.offset) % 16 == 0 and (y.misalignment + y.offset) % 16 == 0
         return [

@@ -37,8 +37,8 @@ class FullyConnectedLayer:
         return self.conv2d.constants
 
     @property
-    def x_shape(self) -> tuple[int, int, int]:
-        return 1, 1, self.spec.in_c
+    def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        return ((1, 1, self.spec.in_c),)
 
     @property
     def y_shape(self) -> tuple[int, int, int]:
@@ -50,8 +50,8 @@ class FullyConnectedLayer:
     def workspace_bytes(self, runs: int, choice: Conv2dChoice) -> int:
         return self.conv2d.workspace_bytes(runs, choice)
 
-    def launches(self, choice: Conv2dChoice, x: ImageLayout, y: ImageLayout) -> Sequence[Launch]:
-        return self.conv2d.launches(choice, x, y)
+    def launches(self, choice: Conv2dChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+        return self.conv2d.launches(choice, inputs, output)
 
 
 def pack(

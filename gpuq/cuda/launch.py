@@ -6,9 +6,10 @@ taken. Everything is checked here.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from gpuq.cuda import compile as compiling
 from gpuq.cuda.device import unavailable
 from gpuq.cuda.kernel import Argument, Kernel, Launch, Pointer, Slot
+from gpuq.cuda.launcher import Replay
 from gpuq.cuda.layer import Traits
 from gpuq.errors import (
     DeviceError,
@@ -36,7 +38,7 @@ _SCALARS = (np.int32, np.uint32, np.int64, np.float32, np.float64)
 
 
 class CupyLauncher:
-    """Launches on one GPU; see gpuq.cuda.plans.Launcher.
+    """Launches on one GPU; see gpuq.cuda.launcher.Launcher.
 
     Raises:
         DeviceNotAvailable: gpuq cannot use this GPU; the message says why.
@@ -82,13 +84,14 @@ class CupyLauncher:
         """
         cupy = self._cupy
         try:
-            with cupy.cuda.Device(self.device):
-                if stream is None:
-                    return cupy.empty(size, np.uint8)
-                with as_stream(stream):
-                    return cupy.empty(size, np.uint8)
+            with self._on(stream):
+                return cupy.empty(size, np.uint8)
         except cupy.cuda.memory.OutOfMemoryError as error:
             raise DeviceOutOfMemory(f"cuda:{self.device}: {size} bytes: {error}") from error
+
+    def pinned(self, size: int) -> npt.NDArray[Any]:
+        memory = self._cupy.cuda.alloc_pinned_memory(max(1, size))
+        return np.frombuffer(memory, np.uint8, size)
 
     def prepare(self, kernels: Sequence[Kernel]) -> None:
         compiling.load_many(kernels, self.device)
@@ -112,18 +115,84 @@ class CupyLauncher:
                 raise InputValueError(f"{kernel.name}: grid.{axis} is {blocks}; it must be 1 to {limit}")
         arguments = tuple(self._argument(kernel, number, value) for number, value in enumerate(launch.arguments))
         function = compiling.load(kernel, self.device)
+        with self._errors(kernel.name), annotate(kernel.name), self._cupy.cuda.Device(self.device):
+            function(
+                launch.grid,
+                kernel.threads,
+                arguments,
+                shared_mem=kernel.dynamic_shared_bytes,
+                stream=None if stream is None else as_stream(stream),
+            )
+
+    def record(self, launches: Sequence[Launch]) -> Replay:
+        """Captures them into a CUDA graph, in thread-local mode: other threads may allocate meanwhile."""
+        if not launches:
+            return lambda stream=None: None
+        self.prepare([launch.kernel for launch in launches])
+        cupy = self._cupy
+        names = f"{launches[0].kernel.name} and {len(launches) - 1} more"
+        with self._errors(names), cupy.cuda.Device(self.device):
+            stream = cupy.cuda.Stream(non_blocking=True)
+            with stream:
+                stream.begin_capture(mode=cupy.cuda.runtime.streamCaptureModeThreadLocal)
+                try:
+                    for launch in launches:
+                        self.launch(launch, stream)
+                except BaseException:
+                    with contextlib.suppress(Exception):  # the capture is void; the first error says why
+                        stream.end_capture()
+                    raise
+                graph = stream.end_capture()
+
+        def replay(stream: Any = None) -> None:
+            with self._errors(names), cupy.cuda.Device(self.device):
+                graph.launch(None if stream is None else as_stream(stream))
+
+        return replay
+
+    def write(self, target: Any, values: Any, stream: Any = None) -> None:
+        with self._on(stream):
+            if isinstance(values, np.ndarray):
+                target.set(np.ascontiguousarray(values))
+            else:
+                self._cupy.copyto(target, values)
+
+    def read(self, out: npt.NDArray[Any], source: Any, stream: Any = None) -> None:
+        with self._on(stream):
+            source.get(out=out, blocking=False)
+
+    def stream(self) -> Any:
+        with self._cupy.cuda.Device(self.device):
+            return self._cupy.cuda.Stream(non_blocking=True)
+
+    def synchronize(self, stream: Any = None) -> None:
+        with self._on(stream):
+            self._cupy.cuda.get_current_stream().synchronize()
+
+    def mark(self, stream: Any = None) -> Any:
+        with self._on(stream):
+            event = self._cupy.cuda.Event(disable_timing=True)
+            event.record()
+            return event
+
+    def wait(self, mark: Any, stream: Any = None) -> None:
+        with self._on(stream):
+            self._cupy.cuda.get_current_stream().wait_event(mark)
+
+    @contextlib.contextmanager
+    def _on(self, stream: Any) -> Iterator[None]:
+        """This device and stream are the current ones; the driver's errors become gpuq's."""
+        chosen = contextlib.nullcontext() if stream is None else as_stream(stream)
+        with self._errors(f"cuda:{self.device}"), self._cupy.cuda.Device(self.device), chosen:
+            yield
+
+    @contextlib.contextmanager
+    def _errors(self, what: str) -> Iterator[None]:
         cupy = self._cupy
         try:
-            with annotate(kernel.name), cupy.cuda.Device(self.device):
-                function(
-                    launch.grid,
-                    kernel.threads,
-                    arguments,
-                    shared_mem=kernel.dynamic_shared_bytes,
-                    stream=None if stream is None else as_stream(stream),
-                )
+            yield
         except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as error:
-            raise device_error(kernel.name, error) from error
+            raise device_error(what, error) from error
 
     def _argument(self, kernel: Kernel, number: int, value: Argument) -> Any:
         if isinstance(value, _SCALARS):
@@ -169,15 +238,24 @@ def as_stream(stream: Any) -> Any:
         InputTypeError: none of these.
     """
     cupy: Any = importlib.import_module("cupy")
-    if isinstance(stream, cupy.cuda.Stream | cupy.cuda.ExternalStream):
+    if isinstance(stream, cupy.cuda.Stream):
         return stream
     if hasattr(stream, "__cuda_stream__"):
-        protocol = stream.__cuda_stream__
-        return cupy.cuda.ExternalStream(int((protocol() if callable(protocol) else protocol)[1]))
+        return cupy.cuda.Stream.from_external(stream)
     address = getattr(stream, "cuda_stream", stream)
     if isinstance(address, bool) or not isinstance(address, int):
         raise InputTypeError(f"stream is a {type(stream).__name__}; it must be a CUDA stream or its address")
-    return cupy.cuda.ExternalStream(address)
+    return cupy.cuda.Stream.from_external(_StreamAddress(address))
+
+
+class _StreamAddress:
+    """An address under the protocol that CuPy takes streams by."""
+
+    def __init__(self, address: int) -> None:
+        self._address = address
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, self._address
 
 
 # CUDA errors after which the context is of no more use (CUDA driver API, CUresult).

@@ -46,8 +46,8 @@ class Layer(Protocol):
         ...
 
     @property
-    def x_shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of one run's input; (1, 1, elements) where the shape does not matter."""
+    def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """(H, W, C) of one run of each input; (1, 1, elements) where the shape does not matter."""
         ...
 
     @property
@@ -63,6 +63,9 @@ class Layer(Protocol):
         """Scratch that the choice needs."""
         ...
 
-    def launches(self, choice: Any, x: ImageLayout, y: ImageLayout) -> Sequence[Launch]:
-        """What one call launches, in order; memory as Slots "x", "y", "workspace" and the constants' names."""
+    def launches(self, choice: Any, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+        """What one call launches, in order; memory as Slots.
+
+        Inputs are "x", "x1", "x2", ..., the output is "y", scratch "workspace", and constants have their names.
+        """
         ...

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda import conv2d, elementwise, fully_connected
-from gpuq.cuda.kernel import Kernel, Launch, Pointer
-from gpuq.cuda.layer import Layer, Traits
+from gpuq.cuda.kernel import Launch, Pointer
+from gpuq.cuda.launcher import Launcher
+from gpuq.cuda.layer import Layer
 from gpuq.cuda.layout import ImageLayout, ImageOperand
 from gpuq.numerics import Rule
 from gpuq.ops.conv2d import Conv2dSpec
@@ -26,46 +27,26 @@ from gpuq.ops.spec import Spec
 KEPT_LAUNCHES = 64
 
 
-class Launcher(Protocol):
-    """What runs launches: a GPU through CuPy (cuda/launch.py), or the CPU, thread by thread (the tests)."""
-
-    @property
-    def traits(self) -> Traits: ...
-
-    def upload(self, arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, Pointer]:
-        """Copies constants to the device, where the caller's arrays no longer matter."""
-        ...
-
-    def prepare(self, kernels: Sequence[Kernel]) -> None:
-        """Compiles and loads what is not there yet, so that launches need not."""
-        ...
-
-    def misalignment(self, array: Any) -> int:
-        """The array's address modulo 16."""
-        ...
-
-    def launch(self, launch: Launch, stream: Any = None) -> None:
-        """Starts a launch that has no Slots left."""
-        ...
-
-
 class CudaPlan:
     """One layer on one device; see gpuq.plan.Plan. Arrays are the device's.
 
     Inputs and outputs are arrays (N, ...), C-contiguous, or ImageOperands.
     """
 
-    def __init__(self, layer: Layer, launcher: Launcher, choice: Any = None) -> None:
-        """Uploads the layer's constants.
+    def __init__(
+        self, layer: Layer, launcher: Launcher, choice: Any = None, constants: Mapping[str, Pointer] | None = None
+    ) -> None:
+        """Prepares to launch.
 
         Args:
             choice: one of the layer's choices for every batch; default: the best for each.
+            constants: the layer's constants on the device; default: uploaded now.
         """
         self.layer = layer
         self._launcher = launcher
         self._choice = choice
-        self._constants = launcher.upload(layer.constants)
-        self._launches: dict[tuple[ImageLayout, ImageLayout], tuple[Launch, ...]] = {}
+        self._constants = dict(launcher.upload(layer.constants) if constants is None else constants)
+        self._launches: dict[tuple[ImageLayout, ...], tuple[Launch, ...]] = {}
 
     @property
     def spec(self) -> Spec:
@@ -87,22 +68,29 @@ class CudaPlan:
     def workspace_bytes(self, runs: int) -> int:
         return self.layer.workspace_bytes(runs, self.choice(runs))
 
-    def launch(
-        self,
-        inputs: Sequence[Any],
-        outputs: Sequence[Any],
-        workspace: Any,
-        stream: Any = None,
-    ) -> None:
-        x, y = self._operand(inputs[0], self.layer.x_shape), self._operand(outputs[0], self.layer.y_shape)
-        memory = {
-            **self._constants,
-            "x": Pointer(x.array),
-            "y": Pointer(y.array),
-            "workspace": Pointer(workspace),
-        }
-        for launch in self._prepared(x.layout, y.layout):
-            self._launcher.launch(launch.bound(memory), stream)
+    def launch(self, inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, stream: Any = None) -> None:
+        launches = self.bound(inputs, outputs, workspace)
+        self._launcher.prepare([launch.kernel for launch in launches])
+        for launch in launches:
+            self._launcher.launch(launch, stream)
+
+    def bound(self, inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any) -> list[Launch]:
+        """The launches of a call with this memory."""
+        shapes = _x_shapes(self.layer)
+        xs = [self._operand(value, shape) for value, shape in zip(inputs, shapes, strict=True)]
+        y = self._operand(outputs[0], self.layer.y_shape)
+        memory = {**self._constants, "y": Pointer(y.array), "workspace": Pointer(workspace)}
+        memory |= {f"x{number or ''}": Pointer(x.array) for number, x in enumerate(xs)}
+        key = (*(x.layout for x in xs), y.layout)
+        launches = self._launches.get(key)
+        if launches is None:
+            # Two threads may both come here: they find the same.
+            runs = y.layout.images
+            launches = tuple(_launches(self.layer, self.choice(runs), [x.layout for x in xs], y.layout))
+            if len(self._launches) >= KEPT_LAUNCHES:
+                self._launches.clear()
+            self._launches[key] = launches
+        return [launch.bound(memory) for launch in launches]
 
     def _operand(self, value: Any, shape: tuple[int, int, int]) -> ImageOperand:
         if isinstance(value, ImageOperand):
@@ -110,16 +98,17 @@ class CudaPlan:
         runs = value.size // math.prod(shape)
         return ImageOperand(value, ImageLayout.contiguous(runs, *shape, self._launcher.misalignment(value)))
 
-    def _prepared(self, x: ImageLayout, y: ImageLayout) -> tuple[Launch, ...]:
-        launches = self._launches.get((x, y))
-        if launches is None:
-            # Two threads may both come here: they find the same.
-            launches = tuple(self.layer.launches(self.choice(x.images), x, y))
-            self._launcher.prepare([launch.kernel for launch in launches])
-            if len(self._launches) >= KEPT_LAUNCHES:
-                self._launches.clear()
-            self._launches[x, y] = launches
-        return launches
+
+def _x_shapes(layer: Any) -> Any:
+    return layer.x_shapes if hasattr(layer, "x_shapes") else (layer.x_shape,)
+
+
+def _launches(layer: Any, choice: Any, inputs: Any, output: Any) -> Any:
+    return (
+        layer.launches(choice, inputs, output)
+        if hasattr(layer, "x_shapes")
+        else layer.launches(choice, *inputs, output)
+    )
 
 
 def layer_of(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -> Layer:

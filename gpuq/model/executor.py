@@ -1,110 +1,120 @@
-"""Runs a Program: copies inputs in, launches step after step, copies outputs out."""
+"""Runs a Program: copies inputs in, launches it, copies outputs out; any batch, in as many parts as memory asks for."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cpu.blas import single_threaded
+from gpuq.cuda.arrays import is_device_array
+from gpuq.cuda.launcher import Launcher
 from gpuq.errors import DeviceOutOfMemory
-from gpuq.model.planner import ALIGNMENT, Operand, Program, Step
-from gpuq.ranges import annotate
+from gpuq.model.planner import Program
+from gpuq.model.workspace import CpuWorkspace, CudaWorkspace, Workspace
 
 # Workspaces kept for the next call; each is as large as its batch.
 POOLED_WORKSPACES = 4
+# Batches that run_batches has under way: one is copied in, one computed, one copied out.
+PIPELINE_DEPTH = 3
 
-
-class Workspace:
-    """The memory of one call over N runs: arena, scratch, and the views of every step into them."""
-
-    def __init__(self, program: Program, runs: int) -> None:
-        self.runs = runs
-        scratch_bytes = program.workspace_bytes(runs)
-        arena_bytes = program.arena_bytes * runs
-        try:
-            memory = np.empty(arena_bytes + scratch_bytes + ALIGNMENT, np.uint8)
-        except MemoryError:
-            raise DeviceOutOfMemory(
-                f"a batch of {runs} needs {arena_bytes + scratch_bytes} bytes, more than there are; use a smaller batch"
-            ) from None
-        start = -memory.ctypes.data % ALIGNMENT
-        self._arena = memory[start : start + arena_bytes]
-        self._scratch = memory[start + arena_bytes : start + arena_bytes + scratch_bytes]
-        self.views = {index: self._view(operand) for index, operand in program.operands.items()}
-        self.launches = [
-            (
-                step,
-                [self.views[operand.tensor] for operand in step.inputs],
-                [self.views[operand.tensor] for operand in step.outputs],
-            )
-            for step in program.steps
-        ]
-        self.reset(program)
-
-    def _view(self, operand: Operand) -> npt.NDArray[Any]:
-        size = math.prod(operand.shape) * operand.dtype.itemsize * self.runs
-        start = operand.offset * self.runs
-        return self._arena[start : start + size].view(operand.dtype).reshape(self.runs, *operand.shape)
-
-    def reset(self, program: Program) -> None:
-        """Sets state to what the runtimes reset it to: the zero point for int8, zero bytes for other types.
-
-        Source: Subgraph::ResetVariableTensors, LiteRT tflite/core/subgraph.cc.
-        """
-        for tensor in program.graph.variables:
-            is_int8 = tensor.dtype == np.int8 and tensor.quant is not None
-            self.views[tensor.index][...] = tensor.quant.scalar_zero_point() if is_int8 and tensor.quant else 0
-
-    def load(self, inputs: Mapping[int, npt.NDArray[Any]]) -> None:
-        """Copies inputs, by tensor number, into the arena."""
-        for index, value in inputs.items():
-            view = self.views[index]
-            np.copyto(view, value.reshape(view.shape))
-
-    def steps(self) -> Iterator[Step]:
-        """Launches the program; yields each step right after it."""
-        with single_threaded():
-            for step, inputs, outputs in self.launches:
-                with annotate(step.plan.name):
-                    step.plan.launch(inputs, outputs, self._scratch)
-                yield step
+Inputs = Mapping[int, Any]
 
 
 class Executor:
     """Runs one Program from any number of threads; every call has a workspace of its own from a bounded pool."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, memory_limit: int | None = None) -> None:
+        """Prepares to run.
+
+        Args:
+            memory_limit: bytes that constants and one workspace may take together; batches beyond it run in parts.
+
+        Raises:
+            DeviceOutOfMemory: not even one run fits.
+        """
         self.program = program
         self._lock = threading.Lock()
-        self._pool: list[Workspace] = []
+        self._pool: list[tuple[Workspace, Any]] = []
+        self._largest = None if memory_limit is None else largest_batch(program, memory_limit)
 
-    def run(self, inputs: Mapping[int, npt.NDArray[Any]], runs: int) -> list[npt.NDArray[Any]]:
-        """The network's outputs from zero state: copies, (N * first dimension, ...)."""
-        workspace = self._take(runs)
-        workspace.reset(self.program)
-        try:
-            return self.run_in(workspace, inputs)
-        finally:
-            self._give_back(workspace)
+    @property
+    def largest_batch(self) -> int | None:
+        """Runs that are computed at once at most; None while nothing has set a limit."""
+        return self._largest
 
-    def run_in(self, workspace: Workspace, inputs: Mapping[int, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def run(self, inputs: Inputs, runs: int, stream: Any = None) -> list[Any]:
+        """The network's outputs from zero state: copies, (N * first dimension, ...), of the inputs' kind of array."""
+        on_device = any(is_device_array(value) for value in inputs.values())
+        outputs: list[Any] = []
+        done = 0
+        while done < runs:
+            workspace = self._take(min(runs - done, self._largest or runs), stream)
+            part = slice(done, done + workspace.runs)
+            try:
+                outputs = outputs or [self._new(index, runs, on_device, stream) for index in self.program.graph.outputs]
+                workspace.reset(stream)
+                workspace.load({index: self._part(index, value, part) for index, value in inputs.items()}, stream)
+                workspace.run(stream)
+                for index, out in zip(self.program.graph.outputs, outputs, strict=True):
+                    self._store(workspace, index, out[part], stream)
+                if not on_device:
+                    workspace.synchronize(stream)
+            finally:
+                self._give_back(workspace, stream)
+            done = part.stop
+        return [joined(out) for out in outputs]
+
+    def run_in(self, workspace: Workspace, inputs: Inputs, stream: Any = None) -> list[Any]:
         """The network's outputs, state as it lies in this workspace."""
-        workspace.load(inputs)
-        for _ in workspace.steps():
-            pass
-        return [self._output(workspace, index) for index in self.program.graph.outputs]
+        on_device = any(is_device_array(value) for value in inputs.values())
+        workspace.load(inputs, stream)
+        workspace.run(stream)
+        outputs = []
+        for index in self.program.graph.outputs:
+            out = self._new(index, workspace.runs, on_device, stream)
+            self._store(workspace, index, out, stream)
+            outputs.append(joined(out))
+        if not on_device:
+            workspace.synchronize(stream)
+        return outputs
 
-    def walk(self, inputs: Mapping[int, npt.NDArray[Any]], runs: int) -> dict[int, npt.NDArray[Any]]:
+    def run_batches(self, batches: Iterable[tuple[Inputs, int]]) -> Iterator[list[Any]]:
+        """run() of one batch after the other, in order; on a GPU, copies and computation overlap.
+
+        At most PIPELINE_DEPTH batches are under way, each with a stream and a workspace of its own.
+        """
+        launcher = self.program.launcher
+        if launcher is None:
+            for inputs, runs in batches:
+                yield self.run(inputs, runs)
+            return
+        lanes = [_Lane(self, launcher) for _ in range(PIPELINE_DEPTH)]
+        busy: deque[_Lane] = deque()
+        try:
+            for number, (inputs, runs) in enumerate(batches):
+                if len(busy) == PIPELINE_DEPTH:
+                    yield busy.popleft().finish()
+                lane = lanes[number % PIPELINE_DEPTH]
+                lane.start(inputs, runs)
+                busy.append(lane)
+            while busy:
+                yield busy.popleft().finish()
+        finally:
+            # Whoever stops early leaves copies under way into memory that is about to be freed.
+            while busy:
+                busy.popleft().finish()
+
+    def walk(self, inputs: Inputs, runs: int) -> dict[int, npt.NDArray[Any]]:
         """Every tensor that an operator computes, copied right after its step: the same steps as run()."""
         program = self.program
         workspace = self._take(runs)
-        workspace.reset(program)
         try:
+            workspace.reset()
             workspace.load(inputs)
             computed = {view.tensor: self._copy(workspace, view.tensor) for view in program.input_views}
             for step in workspace.steps():
@@ -113,33 +123,157 @@ class Executor:
         finally:
             self._give_back(workspace)
         for index in _folded_outputs(program):
-            computed[index] = self._output(workspace, index)
+            computed[index] = joined(np.repeat(program.constants[index][None], runs, axis=0))
         return computed
 
-    def _output(self, workspace: Workspace, index: int) -> npt.NDArray[Any]:
-        if index in workspace.views:
-            return self._copy(workspace, index)
-        constant = self.program.constants[index]
-        return joined(np.repeat(constant[None], workspace.runs, axis=0))
+    def open(self, runs: int) -> Workspace:
+        """A workspace of the caller's own.
 
-    @staticmethod
-    def _copy(workspace: Workspace, index: int) -> npt.NDArray[Any]:
-        return joined(workspace.views[index]).copy()
+        Raises:
+            DeviceOutOfMemory: it does not fit.
+        """
+        return CpuWorkspace(self.program, runs) if self.program.launcher is None else CudaWorkspace(self.program, runs)
 
-    def _take(self, runs: int) -> Workspace:
+    def _part(self, index: int, value: Any, part: slice) -> Any:
+        """These runs of an input."""
+        shape = self.program.graph.tensors[index].shape
+        return value.reshape(-1, *shape)[part]
+
+    def _new(self, index: int, runs: int, on_device: bool, stream: Any) -> Any:
+        """An array for an output of so many runs."""
+        tensor = self.program.graph.tensors[index]
+        shape = (runs, *tensor.shape)
+        launcher = self.program.launcher
+        if not on_device or launcher is None:
+            return np.empty(shape, tensor.dtype)
+        size = math.prod(shape) * tensor.dtype.itemsize
+        return launcher.empty(max(1, size), stream)[:size].view(tensor.dtype).reshape(shape)
+
+    def _store(self, workspace: Workspace, index: int, out: Any, stream: Any) -> None:
+        if index in self.program.operands:
+            workspace.store(index, out, stream)
+            return
+        values = np.repeat(self.program.constants[index][None], out.shape[0], axis=0)
+        if isinstance(out, np.ndarray):
+            out[...] = values
+        elif self.program.launcher is not None:
+            self.program.launcher.write(out, values, stream)
+
+    def _copy(self, workspace: Workspace, index: int) -> npt.NDArray[Any]:
+        out: npt.NDArray[Any] = self._new(index, workspace.runs, False, None)
+        workspace.store(index, out)
+        workspace.synchronize()
+        return np.asarray(joined(out))
+
+    def _take(self, runs: int, stream: Any = None) -> Workspace:
+        """A workspace from the pool, or a new one: of fewer runs where there is no memory for as many."""
+        launcher = self.program.launcher
+        while True:
+            with self._lock:
+                for position, (workspace, mark) in enumerate(self._pool):
+                    if workspace.runs == runs:
+                        self._pool.pop(position)
+                        if launcher is not None:
+                            # Its last call may still be under way, on another stream.
+                            launcher.wait(mark, stream)
+                        return workspace
+            try:
+                return self.open(runs)
+            except DeviceOutOfMemory:
+                with self._lock:
+                    kept = bool(self._pool)
+                    self._pool.clear()
+                if kept:
+                    continue
+                if runs == 1:
+                    raise
+                runs = -(-runs // 2)
+                self._largest = min(runs, self._largest or runs)
+
+    def _give_back(self, workspace: Workspace, stream: Any = None) -> None:
+        launcher = self.program.launcher
+        mark = None if launcher is None else launcher.mark(stream)
         with self._lock:
-            for position, workspace in enumerate(self._pool):
-                if workspace.runs == runs:
-                    return self._pool.pop(position)
-        return Workspace(self.program, runs)
-
-    def _give_back(self, workspace: Workspace) -> None:
-        with self._lock:
-            self._pool.append(workspace)
+            self._pool.append((workspace, mark))
             del self._pool[:-POOLED_WORKSPACES]
 
 
-def joined(runs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+class _Lane:
+    """A stream of run_batches, with pinned memory on the host for one batch's inputs and outputs."""
+
+    def __init__(self, executor: Executor, launcher: Launcher) -> None:
+        self._executor = executor
+        self._launcher = launcher
+        self._stream = launcher.stream()
+        self._pinned: dict[tuple[str, int], npt.NDArray[Any]] = {}
+        self._outputs: list[Any] = []
+
+    def start(self, inputs: Inputs, runs: int) -> None:
+        """Copies in, launches, copies out, and waits for nothing."""
+        executor, stream = self._executor, self._stream
+        program = executor.program
+        if any(is_device_array(value) for value in inputs.values()):
+            self._outputs = executor.run(inputs, runs, stream)
+            return
+        workspace = executor._take(runs, stream)
+        try:
+            if workspace.runs < runs:
+                # In parts, one after the other: there is no memory to do it side by side.
+                self._outputs = executor.run(inputs, runs)
+                return
+            workspace.reset(stream)
+            workspace.load({index: self._staged(index, value) for index, value in inputs.items()}, stream)
+            workspace.run(stream)
+            self._outputs = []
+            for position, index in enumerate(program.graph.outputs):
+                tensor = program.graph.tensors[index]
+                out = self._room("out", position, (runs, *tensor.shape), tensor.dtype)
+                executor._store(workspace, index, out, stream)
+                self._outputs.append(joined(out))
+        finally:
+            executor._give_back(workspace, stream)
+
+    def finish(self) -> list[Any]:
+        """Waits for the batch; its outputs as arrays of the caller's own."""
+        self._launcher.synchronize(self._stream)
+        outputs, self._outputs = self._outputs, []
+        return [np.array(out) if isinstance(out, np.ndarray) else out for out in outputs]
+
+    def _staged(self, index: int, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        room = self._room("in", index, value.shape, value.dtype)
+        np.copyto(room, value)
+        return room
+
+    def _room(self, what: str, index: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        size = math.prod(shape) * dtype.itemsize
+        room = self._pinned.get((what, index))
+        if room is None or room.size < size:
+            room = self._pinned[what, index] = self._launcher.pinned(size)
+        return room[:size].view(dtype).reshape(shape)
+
+
+def largest_batch(program: Program, memory_limit: int) -> int:
+    """The most runs whose arena and scratch fit beside the constants.
+
+    Raises:
+        DeviceOutOfMemory: not even one does.
+    """
+
+    def needed(runs: int) -> int:
+        return program.constant_bytes + program.arena_bytes * runs + program.workspace_bytes(runs)
+
+    if needed(1) > memory_limit:
+        raise DeviceOutOfMemory(f"one run needs {needed(1)} bytes; the limit is {memory_limit}")
+    low, high = 1, 2
+    while high < 1 << 24 and needed(high) <= memory_limit:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if needed(middle) <= memory_limit else (low, middle)
+    return low
+
+
+def joined(runs: Any) -> Any:
     """(N, d0, d1, ...) as (N * d0, d1, ...): N runs side by side, as users see a batch. Scalars give (N,)."""
     if runs.ndim <= 1:
         return runs

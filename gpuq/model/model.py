@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import quant
+from gpuq.cuda.affine import affine_on_device
+from gpuq.cuda.arrays import as_cupy, is_device_array
 from gpuq.devices import Device, resolve_device
 from gpuq.errors import InputTypeError, InputValueError, ModelError
-from gpuq.model.executor import Executor, Workspace
+from gpuq.model.executor import Executor
 from gpuq.model.graph import Graph, Signature, Tensor
 from gpuq.model.planner import Program, plan_program
 from gpuq.model.tflite_reader import Limits, read
@@ -28,6 +31,7 @@ def load(
     device: str = "auto",
     numerics: str = "litert_ref",
     limits: Limits = Limits(),
+    memory_limit: int | None = None,
 ) -> Model:
     """Loads a .tflite, ready to run.
 
@@ -37,11 +41,14 @@ def load(
         numerics: the runtime whose bits to give: "litert_ref" (LiteRT's reference kernels) or "tflm"
             (TFLite Micro).
         limits: the largest model to accept.
+        memory_limit: bytes that constants, activations and scratch may take; a batch that needs more is computed in
+            parts, with the same result. None: what there is.
 
     Raises:
         FileNotFoundError, OSError: the path cannot be read.
         ModelError: a malformed, unsupported or too large model.
         DeviceNotAvailable: a GPU was asked for and there is none to use.
+        DeviceOutOfMemory: not even one run fits.
         InputValueError: an unknown device or profile.
 
     >>> import gpuq
@@ -56,7 +63,7 @@ def load(
     chosen = resolve_device(device)
     try:
         graph = read(content, limits)
-        return Model(plan_program(graph, chosen, numerics))
+        return Model(plan_program(graph, chosen, numerics), memory_limit)
     except ModelError as error:
         raise type(error)(f"{name}: {error}") from error
 
@@ -64,13 +71,15 @@ def load(
 class Model:
     """A network, loaded and planned. Immutable: any number of threads may call it.
 
-    ``model(x)`` takes and gives NumPy arrays. Batch N means N independent runs: an input whose file says
-    (1, 224, 224, 3) takes (N, 224, 224, 3), and outputs are joined along their first dimension.
+    ``model(x)`` takes NumPy arrays and gives NumPy arrays. On a GPU it also takes CuPy arrays, and whatever has DLPack
+    or __cuda_array_interface__, and gives CuPy arrays, on the current stream and without waiting for the GPU. Batch N
+    means N independent runs: an input whose file says (1, 224, 224, 3) takes (N, 224, 224, 3), and outputs are joined
+    along their first dimension.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, memory_limit: int | None = None) -> None:
         self._program = program
-        self._executor = Executor(program)
+        self._executor = Executor(program, memory_limit)
 
     @property
     def graph(self) -> Graph:
@@ -91,6 +100,11 @@ class Model:
         """The profile whose bits this model gives."""
         return self._program.profile
 
+    @property
+    def largest_batch(self) -> int | None:
+        """Runs that are computed at once at most, as the memory limit or a lack of memory has it; None: any number."""
+        return self._executor.largest_batch
+
     def __call__(self, *inputs: Array, quantize: bool = False, **named: Array) -> Any:
         """Runs the network from zero state.
 
@@ -108,6 +122,28 @@ class Model:
         """
         prepared, runs = self._prepare(inputs, named, quantize)
         return _unpacked(self._executor.run(prepared, runs))
+
+    def run_batches(self, batches: Iterable[Any], *, quantize: bool = False) -> Iterator[Any]:
+        """Runs one batch after the other, in order; on a GPU, copies in, computation and copies out overlap.
+
+        Args:
+            batches: one item per call: an array, a tuple of them (several inputs), or a dict by tensor name. Batches
+                may differ in size. Taken as they are needed, three at most ahead of the results.
+            quantize: as for calling the model.
+
+        Yields:
+            What the call would return.
+        """
+
+        def prepared() -> Iterator[tuple[dict[int, Array], int]]:
+            for batch in batches:
+                if isinstance(batch, Mapping):
+                    yield self._prepare((), batch, quantize)
+                else:
+                    yield self._prepare(batch if isinstance(batch, tuple) else (batch,), {}, quantize)
+
+        for outputs in self._executor.run_batches(prepared()):
+            yield _unpacked(outputs)
 
     def tensors(self, *inputs: Array, quantize: bool = False, **named: Array) -> dict[int, Array]:
         """Every tensor that an operator computes, by its number in the file; arguments as for calling the model.
@@ -176,10 +212,28 @@ class Model:
         prepared, batches = {}, {}
         for index, value in given.items():
             tensor = self.graph.tensors[index]
-            prepared[index], batches[tensor.name] = _checked_input(tensor, value, quantize)
+            prepared[index], batches[tensor.name] = _checked_input(tensor, self._here(tensor, value), quantize)
+        if len({is_device_array(value) for value in prepared.values()}) > 1:
+            raise InputTypeError(
+                "some inputs are on the GPU and some on the CPU; give all of them as one kind of array"
+            )
         if len(set(batches.values())) > 1:
             raise InputValueError(f"inputs of different batches: {batches}")
         return prepared, next(iter(batches.values()), 1)
+
+    def _here(self, tensor: Tensor, value: Any) -> Any:
+        """The input, if it is where the model can read it; arrays of other libraries on a GPU as CuPy's."""
+        if not is_device_array(value):
+            return value
+        if self.device.kind == "cpu":
+            raise InputTypeError(
+                f"input {tensor.name!r} is on a GPU and the model on the CPU; load it with device='cuda', or copy the "
+                "input to the host"
+            )
+        array = as_cupy(value)
+        if int(array.device.id) != self.device.index:
+            raise InputValueError(f"input {tensor.name!r} is on cuda:{array.device.id} and the model on {self.device}")
+        return array
 
 
 class Session:
@@ -187,7 +241,7 @@ class Session:
 
     def __init__(self, model: Model, batch: int) -> None:
         self._model = model
-        self._workspace = Workspace(model.program, batch)
+        self._workspace = model._executor.open(batch)
 
     @property
     def batch(self) -> int:
@@ -203,7 +257,7 @@ class Session:
 
     def reset(self) -> None:
         """Back to zero state."""
-        self._workspace.reset(self._model.program)
+        self._workspace.reset()
 
 
 class SignatureRunner:
@@ -233,10 +287,12 @@ class SignatureRunner:
 
 def _checked_input(tensor: Tensor, value: Any, quantize: bool) -> tuple[Array, int]:
     """The array in the tensor's dtype, and its number of runs."""
-    array = np.asarray(value)
+    on_device = is_device_array(value)
+    array = value if on_device else np.asarray(value)
     if array.dtype != tensor.dtype:
         if array.dtype.kind == "f" and tensor.quant is not None and quantize:
-            array = quant.quantize(array, tensor.quant)
+            to_codes = partial(affine_on_device, "quantize") if on_device else quant.quantize
+            array = to_codes(array, tensor.quant)
         else:
             hint = "; pass quantize=True" if array.dtype.kind == "f" and tensor.quant is not None else ""
             raise InputTypeError(f"input {tensor.name!r}: expected {tensor.dtype}, got {array.dtype}{hint}")
@@ -247,7 +303,8 @@ def _checked_input(tensor: Tensor, value: Any, quantize: bool) -> tuple[Array, i
         raise InputValueError(
             f"input {tensor.name!r}: shape {shape_text(array.shape)} must be {tensor.batch_shape} with N >= 1"
         )
-    if array.dtype.kind == "f" and np.isnan(array).any():
+    # On a GPU nobody waits to see whether there is one.
+    if not on_device and array.dtype.kind == "f" and np.isnan(array).any():
         raise InputValueError(f"input {tensor.name!r}: NaN at {quant.first_index(np.isnan(array))}")
     return array, array.shape[0] // lead
 

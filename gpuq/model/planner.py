@@ -8,7 +8,7 @@ arena of one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -18,6 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import cpu, numerics
+from gpuq.cuda.launch import launcher as cuda_launcher
+from gpuq.cuda.launcher import Launcher
+from gpuq.cuda.layer import Layer
+from gpuq.cuda.plans import CudaPlan, layer_of
 from gpuq.devices import Device
 from gpuq.errors import InputValueError, ModelLimit, UnsupportedModel
 from gpuq.model.graph import Graph, Node
@@ -73,6 +77,7 @@ class Program:
         input_views: tensors that share the memory of an input or a variable.
         constants: values of tensors that do not depend on the input.
         arena_bytes: activations of one run.
+        launcher: what runs the steps' kernels; None on the CPU.
     """
 
     graph: Graph
@@ -83,6 +88,7 @@ class Program:
     input_views: tuple[Operand, ...]
     constants: Mapping[int, npt.NDArray[Any]]
     arena_bytes: int
+    launcher: Launcher | None = None
 
     @property
     def constant_bytes(self) -> int:
@@ -107,14 +113,19 @@ class Program:
         return "\n".join(lines)
 
 
-def plan_program(graph: Graph, device: Device, profile: str) -> Program:
+def plan_program(graph: Graph, device: Device, profile: str, launcher: Launcher | None = None) -> Program:
     """Plans a network.
+
+    Args:
+        launcher: what runs kernels where the device is a GPU; default: that GPU.
 
     Raises:
         InputValueError: an unknown profile.
         UnsupportedModel: operators that the profile's runtime does not have; all of them in one error.
         ModelLimit: an arena, a step's scratch, or a tensor computed while loading beyond the MAX_ constants.
     """
+    if device.kind == "cuda" and launcher is None:
+        launcher = cuda_launcher(device.index)
     rules = _resolve(graph, profile)
     constants = {tensor.index: tensor.data for tensor in graph.tensors if tensor.data is not None}
     live: list[Node] = []
@@ -137,13 +148,10 @@ def plan_program(graph: Graph, device: Device, profile: str) -> Program:
     for node in live:
         if node.spec.is_view:
             views_of.setdefault(roots[node.outputs[0]], []).append(operands[node.outputs[0]])
+    launched = [node for node in live if not node.spec.is_view]
+    plans = _pack(launched, rules, constants, launcher)
     steps = []
-    for node in live:
-        if node.spec.is_view:
-            continue
-        operands_of_node = [constants.get(index) if index >= 0 else None for index in node.inputs]
-        with _refusals(node):
-            plan = cpu.pack(node.spec, rules[node.index], operands_of_node)
+    for node, plan in zip(launched, plans, strict=True):
         if plan.workspace_bytes(1) > MAX_WORKSPACE_BYTES:
             raise ModelLimit(
                 f"operator #{node.index} {node.spec.op} needs {plan.workspace_bytes(1)} bytes of scratch; the limit is "
@@ -172,7 +180,36 @@ def plan_program(graph: Graph, device: Device, profile: str) -> Program:
         ),
         constants=MappingProxyType(constants),
         arena_bytes=arena_bytes,
+        launcher=launcher,
     )
+
+
+def _pack(
+    nodes: Sequence[Node],
+    rules: Mapping[int, numerics.Rule],
+    constants: Mapping[int, npt.NDArray[Any]],
+    launcher: Launcher | None,
+) -> list[Plan]:
+    """The plan of each node; on a GPU, the constants of all of them go up together."""
+    layers: list[Layer] = []
+    plans: list[Plan] = []
+    for node in nodes:
+        operands = [constants.get(index) if index >= 0 else None for index in node.inputs]
+        with _refusals(node):
+            if launcher is None:
+                plans.append(cpu.pack(node.spec, rules[node.index], operands))
+            else:
+                layers.append(layer_of(node.spec, rules[node.index], operands))
+    if launcher is None:
+        return plans
+    named = {
+        f"{number}/{name}": array for number, layer in enumerate(layers) for name, array in layer.constants.items()
+    }
+    pointers = launcher.upload(named)
+    return [
+        CudaPlan(layer, launcher, constants={name: pointers[f"{number}/{name}"] for name in layer.constants})
+        for number, layer in enumerate(layers)
+    ]
 
 
 @contextmanager

@@ -1,0 +1,204 @@
+"""The memory of one call over N runs, on the CPU or on a GPU: arena, scratch, and every step's operands in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.cpu.blas import single_threaded
+from gpuq.cuda.kernel import Launch
+from gpuq.cuda.launcher import Replay
+from gpuq.cuda.plans import CudaPlan
+from gpuq.errors import DeviceOutOfMemory
+from gpuq.model.planner import ALIGNMENT, Operand, Program, Step
+from gpuq.ranges import annotate
+
+
+class Workspace(Protocol):
+    """Memory for one call at a time; streams are those of a GPU, None the current one."""
+
+    @property
+    def runs(self) -> int: ...
+
+    def reset(self, stream: Any = None) -> None:
+        """Sets state to what the runtimes reset it to."""
+        ...
+
+    def load(self, inputs: Mapping[int, Any], stream: Any = None) -> None:
+        """Copies inputs, by tensor number, into the arena: NumPy arrays, or the device's."""
+        ...
+
+    def run(self, stream: Any = None) -> None:
+        """Launches the program."""
+        ...
+
+    def steps(self, stream: Any = None) -> Iterator[Step]:
+        """Launches the program step by step; yields each right after it."""
+        ...
+
+    def view(self, index: int) -> Any:
+        """A tensor in the arena, (N, *shape), on the device."""
+        ...
+
+    def store(self, index: int, out: Any, stream: Any = None) -> None:
+        """Copies a tensor to `out`, (N, *shape), NumPy's or the device's; see synchronize()."""
+        ...
+
+    def synchronize(self, stream: Any = None) -> None:
+        """Waits until all that was asked for on the stream is done."""
+        ...
+
+
+def initial_states(program: Program) -> Iterator[tuple[int, int]]:
+    """(tensor, value) of every variable: the zero point for int8, zero for other types.
+
+    Source: Subgraph::ResetVariableTensors, LiteRT tflite/core/subgraph.cc.
+    """
+    for tensor in program.graph.variables:
+        is_int8 = tensor.dtype == np.int8 and tensor.quant is not None
+        yield tensor.index, tensor.quant.scalar_zero_point() if is_int8 and tensor.quant else 0
+
+
+def _out_of_memory(runs: int, nbytes: int, problem: str = "more than there are") -> DeviceOutOfMemory:
+    return DeviceOutOfMemory(f"a batch of {runs} needs {nbytes} bytes, {problem}; use a smaller batch")
+
+
+def _span(program: Program, operand: Operand, runs: int) -> slice:
+    """The bytes of a tensor in the arena of so many runs."""
+    start = operand.offset * runs
+    return slice(start, start + math.prod(operand.shape) * operand.dtype.itemsize * runs)
+
+
+class CpuWorkspace:
+    """NumPy arrays."""
+
+    def __init__(self, program: Program, runs: int) -> None:
+        self.runs = runs
+        self._program = program
+        scratch_bytes = program.workspace_bytes(runs)
+        arena_bytes = program.arena_bytes * runs
+        try:
+            memory = np.empty(arena_bytes + scratch_bytes + ALIGNMENT, np.uint8)
+        except MemoryError:
+            raise _out_of_memory(runs, arena_bytes + scratch_bytes) from None
+        start = -memory.ctypes.data % ALIGNMENT
+        arena = memory[start : start + arena_bytes]
+        self._scratch = memory[start + arena_bytes : start + arena_bytes + scratch_bytes]
+        self._views = {
+            index: arena[_span(program, operand, runs)].view(operand.dtype).reshape(runs, *operand.shape)
+            for index, operand in program.operands.items()
+        }
+        self._launches = [
+            (
+                step,
+                [self._views[operand.tensor] for operand in step.inputs],
+                [self._views[operand.tensor] for operand in step.outputs],
+            )
+            for step in program.steps
+        ]
+        self.reset()
+
+    def reset(self, stream: Any = None) -> None:
+        for index, value in initial_states(self._program):
+            self._views[index][...] = value
+
+    def load(self, inputs: Mapping[int, npt.NDArray[Any]], stream: Any = None) -> None:
+        for index, value in inputs.items():
+            view = self._views[index]
+            np.copyto(view, value.reshape(view.shape))
+
+    def run(self, stream: Any = None) -> None:
+        for _ in self.steps():
+            pass
+
+    def steps(self, stream: Any = None) -> Iterator[Step]:
+        with single_threaded():
+            for step, inputs, outputs in self._launches:
+                with annotate(step.plan.name):
+                    step.plan.launch(inputs, outputs, self._scratch)
+                yield step
+
+    def view(self, index: int) -> npt.NDArray[Any]:
+        return self._views[index]
+
+    def store(self, index: int, out: npt.NDArray[Any], stream: Any = None) -> None:
+        np.copyto(out, self._views[index])
+
+    def synchronize(self, stream: Any = None) -> None:
+        pass
+
+
+def _cuda_plan(step: Step) -> CudaPlan:
+    assert isinstance(step.plan, CudaPlan)
+    return step.plan
+
+
+class CudaWorkspace:
+    """One allocation on a GPU; the launches of all steps are bound to it once and recorded as one graph."""
+
+    def __init__(self, program: Program, runs: int) -> None:
+        assert program.launcher is not None
+        self.runs = runs
+        self._program = program
+        self._launcher = program.launcher
+        scratch_bytes = program.workspace_bytes(runs)
+        arena_bytes = program.arena_bytes * runs
+        try:
+            self._memory = self._launcher.empty(max(1, arena_bytes + scratch_bytes))
+        except DeviceOutOfMemory as error:
+            raise _out_of_memory(runs, arena_bytes + scratch_bytes, str(error)) from error
+        arena, scratch = self._memory[:arena_bytes], self._memory[arena_bytes:]
+        self._views = {
+            index: arena[_span(program, operand, runs)].view(operand.dtype).reshape(runs, *operand.shape)
+            for index, operand in program.operands.items()
+        }
+        self._launches: list[tuple[Step, list[Launch]]] = [
+            (
+                step,
+                _cuda_plan(step).bound(
+                    [self._views[operand.tensor] for operand in step.inputs],
+                    [self._views[operand.tensor] for operand in step.outputs],
+                    scratch,
+                ),
+            )
+            for step in program.steps
+        ]
+        self._replay: Replay | None = None
+        self.reset()
+
+    def reset(self, stream: Any = None) -> None:
+        for index, value in initial_states(self._program):
+            view = self._views[index]
+            self._launcher.write(view, np.full(view.shape, value, view.dtype), stream)
+
+    def load(self, inputs: Mapping[int, Any], stream: Any = None) -> None:
+        for index, value in inputs.items():
+            view = self._views[index]
+            self._launcher.write(view, value.reshape(view.shape), stream)
+
+    def run(self, stream: Any = None) -> None:
+        if self._replay is None:
+            self._replay = self._launcher.record([launch for _, launches in self._launches for launch in launches])
+        self._replay(stream)
+
+    def steps(self, stream: Any = None) -> Iterator[Step]:
+        for step, launches in self._launches:
+            for launch in launches:
+                self._launcher.launch(launch, stream)
+            yield step
+
+    def view(self, index: int) -> Any:
+        return self._views[index]
+
+    def store(self, index: int, out: Any, stream: Any = None) -> None:
+        if isinstance(out, np.ndarray):
+            self._launcher.read(out, self._views[index], stream)
+        else:
+            self._launcher.write(out, self._views[index], stream)
+
+    def synchronize(self, stream: Any = None) -> None:
+        self._launcher.synchronize(stream)
