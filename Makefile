@@ -14,7 +14,7 @@ CUDA_EXTRA := $(shell if [ -z "$(DRIVER)" ]; then :; elif [ "$(DRIVER)" -ge 580 
 WORKERS ?= auto
 PYTEST := OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-unit test-peers lint format wheel check-wheel bench clean
+.PHONY: demo test test-unit test-peers test-host test-gpu lint format wheel check-wheel bench clean
 
 demo: $(VENV)/.demo ## run the digits network and show what to try next
 	$(BIN)/gpuq demo
@@ -27,6 +27,12 @@ test-unit: $(VENV)/.test ## the rooms of gpuq alone, without the real runtimes
 
 test-peers: $(VENV)/.test ## real runtimes beside us; GPUQ_PEER_SCALE=10 draws ten times as many operators
 	$(PYTEST) tests/peers
+
+test-host: $(VENV)/.test ## every kernel with every rule, dtype and way of loading, 300 random layers each, on the CPU
+	GPUQ_HOST_CASES=300 $(PYTEST) tests/host_cuda tests/test_cuda_*.py tests/test_sass.py
+
+test-gpu: $(VENV)/.test ## what only a GPU can show
+	$(BIN)/python -m pytest -m gpu tests
 
 lint: $(VENV)/.test ## ruff, mypy, import contracts
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

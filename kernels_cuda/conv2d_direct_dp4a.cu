@@ -46,7 +46,7 @@ __device__ __forceinline__ void load_chunk(int words[WORDS], const unsigned char
 }
 
 // k_table: per load {row offset in the image, column offset, channel, valid channels}. k_quads: 16-byte pieces
-// of a row of weights. outputs: pixels * groups * quads.
+// of a row of weights. columns: groups * quads; outputs: pixels * columns.
 extern "C" __global__ void __launch_bounds__(THREADS)
     conv2d_direct_dp4a(const unsigned char* __restrict__ x, long long x_image_pitch, int x_row_pitch,
                        int x_pixel_pitch, const int4* __restrict__ weights, const int4* __restrict__ k_table,
@@ -54,17 +54,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                        unsigned char* __restrict__ y, long long y_image_pitch, int y_row_pitch,
                        int y_pixel_pitch, int pixels, int in_h, int in_w, int group_in_c, int out_h,
                        int out_w, int group_out_c, int padded_out_c, int stride_h, int stride_w, int pad_top,
-                       int pad_left, int k_quads, long long outputs, int chunks, int x_zero_point,
+                       int pad_left, int k_quads, int columns, int outputs, int chunks, int x_zero_point,
                        int window_factor, int out_zero_point, int act_min, int act_max, int vector_store) {
-  const long long thread = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
   const int lane = static_cast<int>(threadIdx.x) % LANES_K;
   // Lanes beyond the last output work on it too, for all lanes of a warp shuffle together; they do not store.
-  const long long mine = thread / LANES_K;
-  const long long output = mine < outputs ? mine : outputs - 1;
+  const long long mine = (static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x) / LANES_K;
+  const int output = static_cast<int>(mine < outputs ? mine : outputs - 1);
   const int quads = (group_out_c + 3) / 4;
-  const int columns = static_cast<int>(outputs / pixels);
-  const int pixel = static_cast<int>(output / columns);
-  const int column = static_cast<int>(output % columns);
+  const int pixel = output / columns;
+  const int column = output % columns;
   const int group = column / quads;
   const int first = 4 * (column % quads);
   const int ow = pixel % out_w;

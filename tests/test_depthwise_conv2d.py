@@ -10,10 +10,9 @@ from hypothesis import given, settings
 
 import gpuq
 from gpuq import InputTypeError, InputValueError, Quant
-from gpuq.cpu.depthwise_conv2d import one_channel_as_conv2d
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import conv2d
-from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, reference
+from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d, reference
 from gpuq.ops.window import Window2d
 
 from .compare import assert_equal_bits

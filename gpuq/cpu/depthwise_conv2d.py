@@ -17,27 +17,8 @@ from gpuq.cpu.conv2d import ImageBlocks, PaddedBand, centre, packed_epilogue, ro
 from gpuq.cpu.gemm import EXACT_FLOAT32
 from gpuq.cpu.scratch import Scratch, aligned
 from gpuq.numerics import Rule
-from gpuq.ops.conv2d import Conv2dSpec, check_weights
+from gpuq.ops.conv2d import check_weights
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
-from gpuq.quant import Quant
-
-
-def one_channel_as_conv2d(spec: DepthwiseConv2dSpec) -> Conv2dSpec:
-    """The CONV_2D that equals a depthwise convolution of one input channel; weights 1HWO become OHW1."""
-    w_quant = spec.w_quant
-    if w_quant.is_per_channel:
-        w_quant = Quant(w_quant.scales, w_quant.zero_points, 0, w_quant.dtype)
-    return Conv2dSpec(
-        in_h=spec.in_h,
-        in_w=spec.in_w,
-        in_c=1,
-        out_c=spec.out_c,
-        window=spec.window,
-        x_quant=spec.x_quant,
-        w_quant=w_quant,
-        out_quant=spec.out_quant,
-        activation=spec.activation,
-    )
 
 
 class DepthwiseConv2dPlan:

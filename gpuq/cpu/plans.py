@@ -8,14 +8,14 @@ from typing import Any
 import numpy.typing as npt
 
 from gpuq.cpu.conv2d import Conv2dPlan, FullyConnectedPlan
-from gpuq.cpu.depthwise_conv2d import DepthwiseConv2dPlan, one_channel_as_conv2d
+from gpuq.cpu.depthwise_conv2d import DepthwiseConv2dPlan
 from gpuq.cpu.reference import ReferencePlan
 from gpuq.cpu.resize_bilinear import ResizeBilinearPlan
 from gpuq.cpu.table import BinaryTablePlan, UnaryTablePlan
 from gpuq.numerics import Rule
 from gpuq.ops.broadcast import BinarySpec
 from gpuq.ops.conv2d import Conv2dSpec
-from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
+from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.logistic import LogisticSpec
 from gpuq.ops.quantize import QuantizeSpec

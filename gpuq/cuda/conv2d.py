@@ -123,8 +123,7 @@ class DirectTile:
     """How the direct convolution shares its work; see kernels_cuda/conv2d_direct_dp4a.cu.
 
     Attributes:
-        lanes_k: neighbouring lanes that share one output's K.
-        tn: output channels of a lane, 4 neighbours.
+        lanes_k: neighbouring lanes that share the K of four neighbouring channels of a pixel.
     """
 
     lanes_k: int
@@ -307,7 +306,10 @@ class Conv2dLayer:
     def _direct(self, tile: DirectTile, vec: int, pixels: int, x: ImageLayout, y: ImageLayout) -> Launch:
         spec, epilogue = self.spec, self.epilogue
         _, group_out, _ = spec.gemm_mnk
-        outputs = pixels * -(-group_out // 4) * spec.groups
+        columns = -(-group_out // 4) * spec.groups
+        outputs = pixels * columns
+        if outputs >= 1 << 31:
+            raise spec.fail(f"{outputs} outputs of 4 channels in one launch; the limit is 2^31 - 1")
         return Launch(
             tile.kernel(vec, self.window_factor != 0, epilogue.defines),
             (-(-outputs * tile.lanes_k // tile.threads), 1, 1),
@@ -317,8 +319,7 @@ class Conv2dLayer:
                 np.int64(y.image_pitch),
                 *int32s(y.row_pitch, y.pixel_pitch),
                 *self._geometry(pixels),
-                np.int64(outputs),
-                *int32s(-(-k_bytes(spec) // max(vec, 4))),
+                *int32s(columns, outputs, -(-k_bytes(spec) // max(vec, 4))),
                 *int32s(spec.x_quant.scalar_zero_point(), self.window_factor),
                 *epilogue.arguments,
                 np.int32(self._vector_store(y)),
@@ -452,5 +453,6 @@ def choices(spec: Conv2dSpec, images: int, multiprocessors: int) -> Sequence[Con
             if splits == 1 or (k_tiles >= 4 * splits and spec.groups * splits < 1 << 16):
                 choice = Conv2dChoice(tile, splits)
                 found.append((igemm(choice, tile), len(found), choice))
-    found.extend((direct(tile), len(found) + i, Conv2dChoice(tile)) for i, tile in enumerate(DIRECT_TILES))
+    if pixels * -(-channels // 4) * spec.groups < 1 << 31:
+        found.extend((direct(tile), len(found) + i, Conv2dChoice(tile)) for i, tile in enumerate(DIRECT_TILES))
     return tuple(choice for _, _, choice in sorted(found, key=lambda each: each[:2]))

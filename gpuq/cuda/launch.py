@@ -97,6 +97,7 @@ class CupyLauncher:
         compiling.load_many(kernels, self.device)
 
     def misalignment(self, array: Any) -> int:
+        self.check("operand", array)
         return int(array.data.ptr) % 16
 
     def launch(self, launch: Launch, stream: Any = None) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda import conv2d, elementwise, fully_connected
+from gpuq.cuda import conv2d, conv2d_stem, depthwise_conv2d, elementwise, fully_connected
 from gpuq.cuda.kernel import Launch, Pointer
 from gpuq.cuda.launcher import Launcher
 from gpuq.cuda.layer import Layer
 from gpuq.cuda.layout import ImageLayout, ImageOperand
 from gpuq.numerics import Rule
 from gpuq.ops.conv2d import Conv2dSpec
+from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.dequantize import DequantizeSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.logistic import LogisticSpec
@@ -76,8 +77,7 @@ class CudaPlan:
 
     def bound(self, inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any) -> list[Launch]:
         """The launches of a call with this memory."""
-        shapes = _x_shapes(self.layer)
-        xs = [self._operand(value, shape) for value, shape in zip(inputs, shapes, strict=True)]
+        xs = [self._operand(value, shape) for value, shape in zip(inputs, self.layer.x_shapes, strict=True)]
         y = self._operand(outputs[0], self.layer.y_shape)
         memory = {**self._constants, "y": Pointer(y.array), "workspace": Pointer(workspace)}
         memory |= {f"x{number or ''}": Pointer(x.array) for number, x in enumerate(xs)}
@@ -86,7 +86,7 @@ class CudaPlan:
         if launches is None:
             # Two threads may both come here: they find the same.
             runs = y.layout.images
-            launches = tuple(_launches(self.layer, self.choice(runs), [x.layout for x in xs], y.layout))
+            launches = tuple(self.layer.launches(self.choice(runs), [x.layout for x in xs], y.layout))
             if len(self._launches) >= KEPT_LAUNCHES:
                 self._launches.clear()
             self._launches[key] = launches
@@ -99,18 +99,6 @@ class CudaPlan:
         return ImageOperand(value, ImageLayout.contiguous(runs, *shape, self._launcher.misalignment(value)))
 
 
-def _x_shapes(layer: Any) -> Any:
-    return layer.x_shapes if hasattr(layer, "x_shapes") else (layer.x_shape,)
-
-
-def _launches(layer: Any, choice: Any, inputs: Any, output: Any) -> Any:
-    return (
-        layer.launches(choice, inputs, output)
-        if hasattr(layer, "x_shapes")
-        else layer.launches(choice, *inputs, output)
-    )
-
-
 def layer_of(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -> Layer:
     """Packs one layer for the kernels that suit it best.
 
@@ -119,12 +107,24 @@ def layer_of(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None
             out (a missing bias).
     """
     if isinstance(spec, Conv2dSpec):
-        return conv2d.pack(spec, rule, *weights_and_bias(spec, constants))
+        return _conv2d_layer(spec, rule, *weights_and_bias(spec, constants))
+    if isinstance(spec, DepthwiseConv2dSpec):
+        weights, bias = weights_and_bias(spec, constants)
+        if spec.in_c == 1:
+            # One input channel: every output channel sees the same image, which is a dense convolution.
+            return _conv2d_layer(one_channel_as_conv2d(spec), rule, weights.transpose(3, 1, 2, 0), bias)
+        return depthwise_conv2d.pack(spec, rule, weights, bias)
     if isinstance(spec, FullyConnectedSpec):
         return fully_connected.pack(spec, rule, *weights_and_bias(spec, constants))
     if isinstance(spec, QuantizeSpec | DequantizeSpec | LogisticSpec | ReluSpec):
         return elementwise.pack(spec, rule)
     raise spec.fail("there is no CUDA kernel for it")
+
+
+def _conv2d_layer(spec: Conv2dSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[np.int32] | None) -> Layer:
+    if conv2d_stem.fits(spec):
+        return conv2d_stem.pack(spec, rule, weights, bias)
+    return conv2d.pack(spec, rule, weights, bias)
 
 
 def weights_and_bias(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.numerics import Rule
-from gpuq.ops.conv2d import check_convolution_quants, check_weights, finish
+from gpuq.ops.conv2d import Conv2dSpec, check_convolution_quants, check_weights, finish
 from gpuq.ops.spec import Shape, Spec, run_shape
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
@@ -78,6 +78,24 @@ class DepthwiseConv2dSpec(Spec):
     def macs(self) -> int:
         out_h, out_w, out_c = self.output_shape
         return out_h * out_w * out_c * self.window.taps
+
+
+def one_channel_as_conv2d(spec: DepthwiseConv2dSpec) -> Conv2dSpec:
+    """The CONV_2D that equals a depthwise convolution of one input channel; weights 1HWO become OHW1."""
+    w_quant = spec.w_quant
+    if w_quant.is_per_channel:
+        w_quant = Quant(w_quant.scales, w_quant.zero_points, 0, w_quant.dtype)
+    return Conv2dSpec(
+        in_h=spec.in_h,
+        in_w=spec.in_w,
+        in_c=1,
+        out_c=spec.out_c,
+        window=spec.window,
+        x_quant=spec.x_quant,
+        w_quant=w_quant,
+        out_quant=spec.out_quant,
+        activation=spec.activation,
+    )
 
 
 def reference(

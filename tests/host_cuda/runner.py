@@ -24,7 +24,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -145,6 +145,11 @@ class HostLauncher:
             self._worker.close()
             self._worker = None
 
+    def with_seeds(self, seeds: Sequence[int]) -> HostLauncher:
+        """This launcher, from now on with other orders of threads and blocks."""
+        self._seeds = tuple(seeds)
+        return self
+
     @property
     def traits(self) -> Traits:
         """Of a GPU with few multiprocessors, so that small layers make choices of all kinds."""
@@ -156,6 +161,44 @@ class HostLauncher:
         for copy in copies.values():
             copy.flags.writeable = False
         return {name: Pointer(copy) for name, copy in copies.items()}
+
+    def empty(self, size: int, stream: object = None) -> np.ndarray:
+        """Memory of noise, as a GPU's is."""
+        return np.random.default_rng(size).integers(0, 256, size, np.uint8)
+
+    def pinned(self, size: int) -> np.ndarray:
+        """Bytes on the host, of which all is one."""
+        return self.empty(size)
+
+    def record(self, launches: Sequence[Launch]) -> Callable[..., None]:
+        """The launches, one after the other."""
+
+        def replay(stream: object = None) -> None:
+            for launch in launches:
+                self.launch(launch)
+
+        return replay
+
+    def write(self, target: np.ndarray, values: np.ndarray, stream: object = None) -> None:
+        """Copies; like CuPy, neither casts nor broadcasts."""
+        assert (target.dtype, target.shape) == (values.dtype, values.shape)
+        target[...] = values
+
+    def read(self, out: np.ndarray, source: np.ndarray, stream: object = None) -> None:
+        """Copies, as write()."""
+        self.write(out, source)
+
+    def stream(self) -> None:
+        """There is none but the current one."""
+
+    def synchronize(self, stream: object = None) -> None:
+        """Everything has been done."""
+
+    def mark(self, stream: object = None) -> None:
+        """See synchronize()."""
+
+    def wait(self, mark: object, stream: object = None) -> None:
+        """See synchronize()."""
 
     def prepare(self, kernels: Sequence[Kernel]) -> None:
         """Compiles kernels that are not in the cache."""
