@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -14,9 +15,13 @@ import gpuq.cuda
 from bench import sass_report
 from bench.sass_report import Flow, Instruction, report, report_all, stored_bytes, tables, tool
 from gpuq.cuda import compile as compiling
+from gpuq.cuda import conv2d, conv2d_stem
+from gpuq.cuda import depthwise_conv2d as depthwise
 from gpuq.cuda.compile import ARCHS, nvrtc_cubin, program_of
+from gpuq.cuda.epilogue import epilogue_defines
 from gpuq.cuda.kernel import Kernel
 
+from .cuda_layers import EVERYTHING
 from .test_cuda_compile import require_nvrtc
 
 SOURCES = {
@@ -521,3 +526,87 @@ GATE = [(each, arch) for each in tables() for arch in ARCHS if arch >= each.min_
 def test_every_kernel_of_gpuq(row: Kernel, arch: int) -> None:
     require_tools()
     assert report(row, arch).problems == ()
+
+
+# ---- what the convolutions' speed rests on ----
+
+RULES = ("RULE_V1_RIGHT", "RULE_V1", "RULE_V1U", "RULE_V2", "RULE_V4", "RULE_V6")
+
+
+def variants(everything: bool) -> dict[str, Kernel]:
+    """Kernels of the convolutions as other layers compile them, dealt: each row meets each rule.
+
+    everything  each row with each rule, dtype, way of loading and clamp (a run of `make test-host`)
+    """
+    found: dict[str, Kernel] = {}
+    tiles = (
+        *conv2d.IGEMM_TILES,
+        *conv2d.DIRECT_TILES,
+        *conv2d_stem.TILES,
+        *depthwise.ROWS_TILES,
+        *depthwise.TAPS_TILES,
+    )
+    # uint8 with weights that have a zero point, loads from wide to single bytes, clamps.
+    kinds = [(unsigned, load, clamps) for unsigned in (False, True) for load in range(4) for clamps in (False, True)]
+    for (row, tile), (number, rule) in itertools.product(enumerate(tiles), enumerate(RULES)):
+        for unsigned, load, clamps in kinds if everything else [kinds[(5 * row + 7 * number) % len(kinds)]]:
+            epilogue = epilogue_defines(rule, unsigned, clamps)
+            if isinstance(tile, conv2d.IgemmTile):
+                output = "OUTPUT_PARTIAL" if clamps and load == 3 else "OUTPUT_CODES"
+                kernel = tile.kernel(conv2d.VECTORS[load], unsigned, output, epilogue)
+            elif isinstance(tile, conv2d.DirectTile):
+                kernel = tile.kernel(conv2d.VECTORS[load], unsigned, epilogue)
+            elif isinstance(tile, conv2d_stem.StemTile):
+                in_c = load + 1
+                vec = in_c if in_c in (2, 4) else 1
+                kernel = tile.kernel(in_c, vec, unsigned, epilogue, dynamic_shared_bytes=conv2d_stem.SHARED_BYTES)
+            else:
+                most = tile.most_terms if isinstance(tile, depthwise.RowsTile) else depthwise.MOST_TERMS
+                kernel = tile.kernel((4, 1)[load % 2], min(1 + load, most), epilogue)
+            found[f"{kernel.name}-{rule}-{'uint8' if unsigned else 'int8'}-{load}{'-clamp' * clamps}"] = kernel
+    return found
+
+
+VARIANTS = variants(EVERYTHING)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHS if EVERYTHING else (90,))
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_variant_spills(name: str, arch: int) -> None:
+    require_tools()
+    assert report(VARIANTS[name], arch).problems == ()
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+def test_dp4a_in_the_main_loop(arch: int) -> None:
+    """The largest tile's and the smallest's; of the smallest the loop is a whole tile of K."""
+    require_tools()
+    for tile, share in ((conv2d.IGEMM_TILES[0], 0.80), (conv2d.IGEMM_TILES[-1], 0.65), (conv2d_stem.TILES[0], 0.70)):
+        loop = report(tile.kernel(), arch).loop
+        assert loop is not None
+        assert loop.opcodes["IDP.4A.S8.S8"] == loop.multiplies
+        assert loop.share >= share, (tile.name, loop)
+
+
+@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("tile", [*conv2d.IGEMM_TILES, *conv2d_stem.TILES], ids=lambda tile: tile.name)
+def test_cost_of_an_output(tile: conv2d.IgemmTile | conv2d_stem.StemTile, arch: int) -> None:
+    require_tools()
+    outputs = report(tile.kernel(), arch).outputs
+    assert outputs is not None
+    assert outputs.where == "after loop"
+    assert outputs.per_byte <= 12
+
+
+@pytest.mark.parametrize("arch", [75, 80, 90])
+@pytest.mark.parametrize("tile", conv2d.IGEMM_TILES, ids=lambda tile: tile.name)
+def test_loads_of_16_bytes(tile: conv2d.IgemmTile, arch: int, tmp_path: Path) -> None:
+    """Channels in multiples of 16 are read 16 bytes at a time, past the registers from sm_80 on."""
+    require_tools()
+    kernel = tile.kernel()
+    path = tmp_path / "kernel.cubin"
+    path.write_bytes(nvrtc_cubin(kernel, arch, program_of(kernel, arch))[0])
+    code = sass_report.disassemble(path, kernel.entry)
+    opcode = "LDG" if arch < 80 else "LDGSTS"
+    assert sum(each.mnemonic == opcode and "128" in each.opcode.split(".") for each in code) >= 2

@@ -87,6 +87,8 @@ class IgemmTile:
         epilogue: tuple[tuple[str, int | str], ...] = epilogue_defines(),
     ) -> Kernel:
         """The tile compiled for one kind of layer; the defaults are the layers that matter most."""
+        # Shorter loads and window sums need more registers: local memory would cost more than fewer warps do.
+        usual = vec == 16 and not window_sum
         return Kernel(
             name=self.name,
             source="conv2d_igemm_dp4a.cu",
@@ -98,7 +100,7 @@ class IgemmTile:
                 ("TN", self.tn),
                 ("BK", self.bk),
                 ("STAGES", self.stages),
-                ("MIN_BLOCKS", self.min_blocks),
+                ("MIN_BLOCKS", self.min_blocks if usual else max(1, self.min_blocks - 1)),
                 ("VEC", vec),
                 ("WINDOW_SUM", int(window_sum)),
                 ("OUTPUT", output),

@@ -3,25 +3,47 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda import conv2d, conv2d_stem, depthwise_conv2d, elementwise, fully_connected
+from gpuq.cuda import (
+    arg_max,
+    binary,
+    conv2d,
+    conv2d_stem,
+    copy,
+    depthwise_conv2d,
+    elementwise,
+    fully_connected,
+    mean,
+    pool_2d,
+    resize,
+    softmax,
+)
 from gpuq.cuda.kernel import Launch, Pointer
 from gpuq.cuda.launcher import Launcher
 from gpuq.cuda.layer import Layer
 from gpuq.cuda.layout import ImageLayout, ImageOperand
 from gpuq.numerics import Rule
+from gpuq.ops.arg_max import ArgMaxSpec
+from gpuq.ops.average_pool_2d import Pool2dSpec
+from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.concatenation import ConcatenationSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.dequantize import DequantizeSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.logistic import LogisticSpec
+from gpuq.ops.mean import MeanSpec
+from gpuq.ops.pad import PadSpec
 from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.relu import ReluSpec
+from gpuq.ops.resize_bilinear import ResizeSpec
+from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.spec import Spec
 
 # Batches and layouts whose launches a plan keeps ready.
@@ -118,7 +140,28 @@ def layer_of(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None
         return fully_connected.pack(spec, rule, *weights_and_bias(spec, constants))
     if isinstance(spec, QuantizeSpec | DequantizeSpec | LogisticSpec | ReluSpec):
         return elementwise.pack(spec, rule)
+    if isinstance(spec, BinarySpec):
+        return binary.pack(spec, rule, *constants)
+    if isinstance(spec, ConcatenationSpec):
+        return copy.pack_concatenation(spec, rule, constants)
+    if constants[0] is None:
+        for kind, pack in _PACK.items():
+            if isinstance(spec, kind):
+                return pack(spec, rule)
     raise spec.fail("there is no CUDA kernel for it")
+
+
+_PACK: Mapping[type[Spec], Callable[..., Layer]] = MappingProxyType(
+    {
+        ArgMaxSpec: arg_max.pack,
+        MeanSpec: mean.pack,
+        PadSpec: copy.pack_pad,
+        Pool2dSpec: pool_2d.pack,
+        ResizeSpec: resize.pack,
+        SoftmaxSpec: softmax.pack,
+    }
+)
+"""Operators of one activation."""
 
 
 def _conv2d_layer(spec: Conv2dSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[np.int32] | None) -> Layer:

@@ -1,0 +1,277 @@
+"""ADD, SUB and MUL with broadcasting: a function of one code for each operand, a sum or product, a requantization."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq import numerics
+from gpuq.cuda.epilogue import epilogue_defines, pack_factors
+from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
+from gpuq.cuda.layer import Traits
+from gpuq.cuda.layout import ImageLayout
+from gpuq.cuda.strides import Dimension, alignment, folded, image_shape, run_strides
+from gpuq.numerics import Int64Array, Rule
+from gpuq.ops.add import EXTRA_BITS, sum_factors
+from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.mul import MulSpec
+from gpuq.ops.spec import UINT8, Shape
+from gpuq.ops.sub import SubSpec
+from gpuq.ops.tables import all_codes
+
+THREADS = 256
+OUTER_DIMENSIONS = 6
+# Compiled for these numbers of outer dimensions; a layer takes the next one.
+_COMPILED_DIMENSIONS = (0, 2, OUTER_DIMENSIONS)
+
+
+def binary_kernel(
+    *,
+    product: bool,
+    tables: tuple[bool, bool] = (False, False),
+    steps: tuple[int, int] = (1, 1),
+    dimensions: int = 0,
+    vec: int = 16,
+    epilogue: tuple[tuple[str, int | str], ...] = epilogue_defines(),
+) -> Kernel:
+    """binary_codes.cu; its head says what the arguments mean."""
+    way = "" if dimensions == 0 else "_rows"
+    return Kernel(
+        name=f"{'product' if product else 'sum'}_codes{way}_u{8 * vec}",
+        source="binary_codes.cu",
+        entry="binary_codes",
+        defines=(
+            ("PRODUCT", int(product)),
+            ("A_TABLE", int(tables[0])),
+            ("B_TABLE", int(tables[1])),
+            ("A_STEP", steps[0]),
+            ("B_STEP", steps[1]),
+            ("DIMENSIONS", dimensions),
+            ("VEC", vec),
+            ("THREADS", THREADS),
+            *epilogue,
+        ),
+        threads=(THREADS, 1, 1),
+    )
+
+
+KERNELS = (
+    *(binary_kernel(product=False, tables=(False, True), vec=vec) for vec in (16, 4)),
+    *(binary_kernel(product=False, tables=(False, True), dimensions=2, vec=vec) for vec in (16, 4)),
+    binary_kernel(product=False, tables=(True, False), steps=(1, 0), dimensions=OUTER_DIMENSIONS, vec=1),
+    *(binary_kernel(product=True, vec=vec) for vec in (16, 4)),
+    *(binary_kernel(product=True, steps=(1, 1), dimensions=2, vec=vec) for vec in (16, 4)),
+    binary_kernel(product=True, steps=(1, 0), dimensions=OUTER_DIMENSIONS, vec=1),
+)
+"""Two residual branches, an operand for every pixel's channels, and anything else by bytes."""
+
+
+@dataclass(frozen=True)
+class BinaryChoice:
+    """There is one way to run: what is loaded at once follows from the operands' addresses."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class BinaryLayer:
+    """A packed layer.
+
+    Attributes:
+        values: of each operand, int32 (256,) by the code's byte; see kernels_cuda/binary_codes.cu.
+        factors: one factor as the rule reads it.
+        rule: the macro of kernels_cuda/requantize.cuh.
+        operands: codes (*shape) of each operand that is constant, None of an activation.
+    """
+
+    spec: BinarySpec
+    values: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
+    factors: npt.NDArray[Any]
+    rule: str
+    operands: tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None]
+    constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
+    affine: tuple[tuple[int, int] | None, tuple[int, int] | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        first, second = (_affine(values, self.spec.activation_dtype) for values in self.values)
+        constants: dict[str, npt.NDArray[Any]] = {"factors": self.factors}
+        for name, values, line, codes in zip("ab", self.values, (first, second), self.operands, strict=True):
+            if line is None:
+                constants[f"{name}_table"] = values
+            if codes is not None:
+                constants[name] = codes
+        object.__setattr__(self, "constants", constants)
+        object.__setattr__(self, "affine", (first, second))
+
+    @property
+    def shapes(self) -> tuple[Shape, Shape]:
+        """Of one run of each operand."""
+        return self.spec.a_shape, self.spec.b_shape
+
+    @property
+    def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        return tuple(
+            image_shape(shape) for shape, codes in zip(self.shapes, self.operands, strict=True) if codes is None
+        )
+
+    @property
+    def y_shape(self) -> tuple[int, int, int]:
+        return image_shape(self.spec.output_shape)
+
+    def choices(self, runs: int, traits: Traits) -> Sequence[BinaryChoice]:
+        return (BinaryChoice("product_codes" if isinstance(self.spec, MulSpec) else "sum_codes"),)
+
+    def workspace_bytes(self, runs: int, choice: BinaryChoice) -> int:
+        return 0
+
+    def launches(self, choice: BinaryChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+        spec = self.spec
+        if len(spec.output_shape) > OUTER_DIMENSIONS:
+            raise spec.fail(f"{len(spec.output_shape)} dimensions; the CUDA kernel has up to {OUTER_DIMENSIONS}")
+        memory, layouts = self._operands(inputs)
+        sizes = (output.images, *spec.output_shape)
+        strides = [
+            _broadcast_strides(layout, shape, spec.output_shape)
+            for layout, shape in zip(layouts, self.shapes, strict=True)
+        ]
+        dimensions = folded(sizes, *strides, run_strides(output, spec.output_shape))
+        if 0 in sizes:
+            return []
+        row = Dimension(1, (1, 1, 1))
+        if dimensions and dimensions[-1].strides[2] == 1 and max(dimensions[-1].strides) == 1:
+            row = dimensions.pop()
+        steps = row.strides[0], row.strides[1]
+        vec = self._vec(row, dimensions, (*layouts, output), steps)
+        chunks = -(-row.size // max(vec, 4))
+        threads = chunks
+        for dimension in dimensions:
+            threads *= dimension.size
+        if threads >= 1 << 31:
+            raise spec.fail(f"{threads} words in one launch; the limit is 2^31 - 1, use a smaller batch")
+        walked = next(count for count in _COMPILED_DIMENSIONS if count >= len(dimensions))
+        outer = [*reversed(dimensions), *[Dimension(1, (0, 0, 0))] * (OUTER_DIMENSIONS - len(dimensions))]
+        lines = [line or (0, 0) for line in self.affine]
+        tables = [
+            Pointer(None) if line else Slot(f"{name}_table") for name, line in zip("ab", self.affine, strict=True)
+        ]
+        act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
+        clamps = (act_min, act_max) != (spec.out_quant.qmin, spec.out_quant.qmax)
+        kernel = binary_kernel(
+            product=isinstance(spec, MulSpec),
+            tables=(self.affine[0] is None, self.affine[1] is None),
+            steps=steps,
+            dimensions=walked,
+            vec=vec,
+            epilogue=epilogue_defines(self.rule, spec.activation_dtype == UINT8, clamps),
+        )
+        return [
+            Launch(
+                kernel,
+                (-(-threads // THREADS), 1, 1),
+                (
+                    *(memory[0], tables[0], *int32s(*lines[0])),
+                    *(memory[1], tables[1], *int32s(*lines[1])),
+                    Slot("factors"),
+                    output.slot("y"),
+                    *int32s(threads, row.size, chunks),
+                    *int32s(*(dimension.size for dimension in outer[: OUTER_DIMENSIONS - 1])),
+                    *(np.int64(dimension.strides[tensor]) for tensor in range(3) for dimension in outer),
+                    *int32s(spec.out_quant.scalar_zero_point(), act_min, act_max),
+                ),
+            )
+        ]
+
+    def _operands(self, inputs: Sequence[ImageLayout]) -> tuple[list[Slot], list[ImageLayout]]:
+        """Memory and layout of both operands: constants are one contiguous run."""
+        memory, layouts = [], []
+        given = iter(zip(("x", "x1"), inputs, strict=False))
+        for name, shape, codes in zip("ab", self.shapes, self.operands, strict=True):
+            slot, layout = next(given) if codes is None else (name, ImageLayout.contiguous(1, *image_shape(shape)))
+            memory.append(layout.slot(slot))
+            layouts.append(layout)
+        return memory, layouts
+
+    def _vec(
+        self,
+        row: Dimension,
+        dimensions: Sequence[Dimension],
+        layouts: Sequence[ImageLayout],
+        steps: tuple[int, int],
+    ) -> int:
+        """What every address is a multiple of; a tensor with one code for the whole row is loaded as a byte."""
+        distances = []
+        for tensor, (layout, step) in enumerate(zip(layouts, (*steps, 1), strict=True)):
+            if step == 1:
+                distances += [layout.misalignment + layout.offset, *(each.strides[tensor] for each in dimensions)]
+        largest = 16 if row.size >= 16 or not dimensions else 4
+        found = alignment(*distances, largest=largest)
+        return found if found in (4, 16) else 4 if found == 8 else 1
+
+
+def _broadcast_strides(layout: ImageLayout, shape: Shape, output_shape: Shape) -> tuple[int, ...]:
+    """Byte strides of an operand along (runs, *output_shape), 0 where it is broadcast."""
+    runs, *within = run_strides(layout, shape)
+    steps = [0 if size == 1 else step for size, step in zip(shape, within, strict=True)]
+    return (runs, *[0] * (len(output_shape) - len(shape)), *steps)
+
+
+def _affine(values: npt.NDArray[np.int32], dtype: np.dtype[Any]) -> tuple[int, int] | None:
+    """(scale, offset) if each value is scale * code + offset, modulo 2^32; None if a table must say it."""
+    codes = all_codes(dtype).astype(np.int64)
+    offset = int(values[0])  # all_codes begins with code 0
+    scale = int(numerics.wrap_int32(np.array(int(values[1]) - offset)))
+    return (scale, offset) if np.array_equal(numerics.wrap_int32(codes * scale + offset), values) else None
+
+
+def pack(
+    spec: BinarySpec,
+    rule: Rule,
+    a: npt.NDArray[Any] | None = None,
+    b: npt.NDArray[Any] | None = None,
+) -> BinaryLayer:
+    """Packs an ADD, SUB or MUL.
+
+    Args:
+        a, b: codes of an operand that is constant; None of an activation.
+    """
+    codes = all_codes(spec.activation_dtype).astype(np.int64)
+    a_codes, b_codes = codes - spec.a_quant.scalar_zero_point(), codes - spec.b_quant.scalar_zero_point()
+    if isinstance(spec, MulSpec):
+        values = [a_codes, b_codes]
+        real = numerics.real_multipliers(
+            spec.a_quant.scalar_scale(), spec.b_quant.scales, spec.out_quant.scalar_scale(), rule.product
+        )
+        bound = np.abs(a_codes).max() * np.abs(b_codes).max()
+    else:
+        *factors, out_factor = sum_factors(spec)
+        values = [
+            numerics.requantize(raised << EXTRA_BITS, rule.rounding, np.array(factor))
+            for raised, factor in zip((a_codes, b_codes), factors, strict=True)
+        ]
+        if isinstance(spec, SubSpec):
+            values[1] = -values[1]
+        real = np.array([out_factor])
+        bound = np.abs(values[0]).max() + np.abs(values[1]).max()
+    packed, macro, _ = pack_factors(
+        rule.rounding,
+        real,
+        np.zeros(1, np.int64),
+        np.array([bound], np.int64),
+        spec.out_quant.scalar_zero_point(),
+        can_clear=False,
+    )
+    return BinaryLayer(
+        spec,
+        (_int32(values[0]), _int32(values[1])),
+        packed,
+        macro,
+        (None if a is None else np.ascontiguousarray(a), None if b is None else np.ascontiguousarray(b)),
+    )
+
+
+def _int32(values: Int64Array) -> npt.NDArray[np.int32]:
+    return values.astype(np.int32)

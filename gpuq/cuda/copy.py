@@ -1,0 +1,290 @@
+"""PAD and CONCATENATION: codes copied into boxes of the output, sixteen at a time where addresses allow."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
+from gpuq.cuda.layer import Traits
+from gpuq.cuda.layout import ImageLayout
+from gpuq.cuda.strides import alignment, image_shape, run_strides
+from gpuq.numerics import Rule
+from gpuq.ops.concatenation import ConcatenationSpec, rescaled
+from gpuq.ops.pad import PadSpec
+from gpuq.ops.spec import Spec
+from gpuq.ops.tables import all_codes
+
+THREADS = 256
+OUTER_DIMENSIONS = 6
+# Compiled for these numbers of outer dimensions; a layer takes the next one.
+_COMPILED_DIMENSIONS = (0, 2, OUTER_DIMENSIONS)
+
+
+def copy_kernel(
+    *, frame: bool = False, table: bool = False, dimensions: int = 2, vec: int = 16, x_vec: int = 16
+) -> Kernel:
+    """copy_rows.cu; its head says what the arguments mean."""
+    what = "pad" if frame else "copy_table" if table else "copy"
+    return Kernel(
+        name=f"{what}_rows_u{8 * vec}" + ("" if x_vec == vec else "_u8"),
+        source="copy_rows.cu",
+        entry="copy_rows",
+        defines=(
+            ("FRAME", int(frame)),
+            ("TABLE", int(table)),
+            ("DIMENSIONS", dimensions),
+            ("VEC", vec),
+            ("X_VEC", x_vec),
+            ("THREADS", THREADS),
+        ),
+        threads=(THREADS, 1, 1),
+    )
+
+
+KERNELS = tuple(
+    copy_kernel(frame=what == "pad", table=what == "table", vec=vec, x_vec=x_vec)
+    for what in ("pad", "copy", "table")
+    for vec, x_vec in ((16, 16), (16, 1), (4, 4), (4, 1), (1, 1))
+)
+"""Stores and loads of sixteen, four and one; loads byte by byte where only the output is aligned."""
+
+
+@dataclass(frozen=True)
+class CopyChoice:
+    """There is one way to run: what is moved at once follows from the operands' addresses."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """One dimension of the box: output indices before ... before + inside - 1 come from the input, others are filled.
+
+    Attributes:
+        size: of the output.
+        x_stride, y_stride: in bytes.
+    """
+
+    size: int
+    before: int
+    inside: int
+    x_stride: int
+    y_stride: int
+
+    @property
+    def is_framed(self) -> bool:
+        return (self.before, self.inside) != (0, self.size)
+
+
+def folded_spans(spans: Sequence[Span]) -> list[Span]:
+    """The spans, outermost first, without those of one element; one without a frame is joined to the one around it."""
+    found: list[Span] = []
+    for inner in spans:
+        if inner.size == 1 and not inner.is_framed:
+            continue
+        outer = found[-1] if found else None
+        if (
+            outer is not None
+            and not inner.is_framed
+            and outer.x_stride == inner.x_stride * inner.size
+            and outer.y_stride == inner.y_stride * inner.size
+        ):
+            sizes = (outer.size * inner.size, outer.before * inner.size, outer.inside * inner.size)
+            found[-1] = Span(*sizes, inner.x_stride, inner.y_stride)
+        else:
+            found.append(inner)
+    return found
+
+
+def copy_launch(
+    spec: Spec,
+    spans: Sequence[Span],
+    x: tuple[Slot, int],
+    y: tuple[Slot, int],
+    *,
+    frame: bool,
+    fill: int = 0,
+    table: Slot | None = None,
+) -> Launch:
+    """One launch that writes one box.
+
+    Args:
+        spans: outermost first: the runs, then a run's dimensions.
+        x, y: memory, and its address modulo 16.
+        table: 256 bytes that codes go through.
+    """
+    outer = folded_spans(spans)
+    row = Span(1, 0, 1, 1, 1)
+    if outer and (outer[-1].x_stride, outer[-1].y_stride) == (1, 1):
+        row = outer.pop()
+    y_alignment = alignment(y[1], *(span.y_stride for span in outer))
+    x_alignment = alignment(x[1], row.before, *(span.x_stride for span in outer))
+    vec = 16 if y_alignment == 16 and row.size >= 16 else 4 if y_alignment >= 4 and row.size >= 4 else 1
+    chunks = -(-row.size // max(vec, 4))
+    threads = chunks * math.prod(span.size for span in outer)
+    if threads >= 1 << 31:
+        raise spec.fail(f"{threads} words in one launch; the limit is 2^31 - 1, use a smaller batch")
+    if len(spans) > OUTER_DIMENSIONS + 1:
+        raise spec.fail(f"{len(spans) - 1} dimensions; the CUDA kernel has up to {OUTER_DIMENSIONS}")
+    loops = [*reversed(outer), *[Span(1, 0, 1, 0, 0)] * (OUTER_DIMENSIONS - len(outer))]
+    return Launch(
+        copy_kernel(
+            frame=frame,
+            table=table is not None,
+            dimensions=next(count for count in _COMPILED_DIMENSIONS if count >= len(outer)),
+            vec=vec,
+            x_vec=vec if x_alignment >= vec else 1,
+        ),
+        (-(-threads // THREADS), 1, 1),
+        (
+            x[0],
+            table or Pointer(None),
+            y[0],
+            *int32s(threads, row.size, chunks, row.before, row.inside),
+            *int32s(*(span.size for span in loops[: OUTER_DIMENSIONS - 1])),
+            *int32s(*(span.before for span in loops)),
+            *int32s(*(span.inside for span in loops)),
+            *(np.int64(span.x_stride) for span in loops),
+            *(np.int64(span.y_stride) for span in loops),
+            np.int32(fill),
+        ),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PadLayer:
+    """A PAD; it has no constants."""
+
+    spec: PadSpec
+
+    @property
+    def constants(self) -> Mapping[str, npt.NDArray[Any]]:
+        return {}
+
+    @property
+    def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        return (image_shape(self.spec.x_shape),)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int]:
+        return image_shape(self.spec.output_shape)
+
+    def choices(self, runs: int, traits: Traits) -> Sequence[CopyChoice]:
+        return (CopyChoice("pad_rows"),)
+
+    def workspace_bytes(self, runs: int, choice: CopyChoice) -> int:
+        return 0
+
+    def launches(self, choice: CopyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+        spec, x = self.spec, inputs[0]
+        sizes = (output.images, *spec.output_shape)
+        if 0 in sizes:
+            return []
+        befores = (0, *(before for before, _ in spec.pads))
+        insides = (output.images, *spec.x_shape)
+        strides = zip(run_strides(x, spec.x_shape), run_strides(output, spec.output_shape), strict=True)
+        spans = [
+            Span(size, before, inside, *steps)
+            for size, before, inside, steps in zip(sizes, befores, insides, strides, strict=True)
+        ]
+        return [
+            copy_launch(
+                spec,
+                spans,
+                (x.slot("x"), x.misalignment + x.offset),
+                (output.slot("y"), output.misalignment + output.offset),
+                frame=True,
+                fill=spec.out_quant.scalar_zero_point(),
+            )
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class ConcatenationLayer:
+    """A concatenation: one launch for each input.
+
+    Attributes:
+        operands: codes (*shape) of each input that is constant, None of an activation.
+        tables: 256 codes by the input's byte, for each input that is quantized otherwise; else None.
+    """
+
+    spec: ConcatenationSpec
+    operands: tuple[npt.NDArray[Any] | None, ...]
+    tables: tuple[npt.NDArray[Any] | None, ...]
+    constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        constants = {f"c{i}": codes for i, codes in enumerate(self.operands) if codes is not None}
+        constants |= {f"table{i}": table for i, table in enumerate(self.tables) if table is not None}
+        object.__setattr__(self, "constants", constants)
+
+    @property
+    def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        given = zip(self.spec.x_shapes, self.operands, strict=True)
+        return tuple(image_shape(shape) for shape, codes in given if codes is None)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int]:
+        return image_shape(self.spec.output_shape)
+
+    def choices(self, runs: int, traits: Traits) -> Sequence[CopyChoice]:
+        return (CopyChoice("copy_rows"),)
+
+    def workspace_bytes(self, runs: int, choice: CopyChoice) -> int:
+        return 0
+
+    def launches(self, choice: CopyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+        spec = self.spec
+        y_strides = run_strides(output, spec.output_shape)
+        given = iter(zip(itertools.chain(["x"], (f"x{i}" for i in itertools.count(1))), inputs, strict=False))
+        launches = []
+        start = 0
+        for index, (shape, codes, table) in enumerate(zip(spec.x_shapes, self.operands, self.tables, strict=True)):
+            name, x = next(given) if codes is None else (f"c{index}", ImageLayout.contiguous(1, *image_shape(shape)))
+            offset = output.offset + start * y_strides[spec.axis + 1]
+            start += shape[spec.axis]
+            sizes = (output.images, *shape)
+            if 0 in sizes:
+                continue
+            strides = zip(run_strides(x, shape), y_strides, strict=True)
+            launches.append(
+                copy_launch(
+                    spec,
+                    [Span(size, 0, size, *steps) for size, steps in zip(sizes, strides, strict=True)],
+                    (x.slot(name), x.misalignment + x.offset),
+                    (Slot("y", offset), output.misalignment + offset),
+                    frame=False,
+                    table=None if table is None else Slot(f"table{index}"),
+                )
+            )
+        return launches
+
+
+def pack_pad(spec: PadSpec, rule: Rule) -> PadLayer:
+    """A PAD; there is nothing to pack."""
+    return PadLayer(spec)
+
+
+def pack_concatenation(
+    spec: ConcatenationSpec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None] = ()
+) -> ConcatenationLayer:
+    """Packs a concatenation.
+
+    Args:
+        constants: codes of each input that is constant; None of an activation. Nothing: all are activations.
+    """
+    codes = all_codes(spec.activation_dtype)
+    tables = [
+        None if quant == spec.out_quant else rescaled(codes, quant, spec.out_quant).view(np.uint8)
+        for quant in spec.x_quants
+    ]
+    given = constants or [None] * len(spec.x_shapes)
+    operands = [None if operand is None else np.ascontiguousarray(operand) for operand in given]
+    return ConcatenationLayer(spec, tuple(operands), tuple(tables))

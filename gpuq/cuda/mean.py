@@ -1,0 +1,148 @@
+"""MEAN over any dimensions: columns of a tensor whose last dimension is kept, or one thread for each output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq import numerics
+from gpuq.cuda.epilogue import epilogue_defines
+from gpuq.cuda.kernel import Kernel, Launch, int32s
+from gpuq.cuda.layer import Traits
+from gpuq.cuda.layout import ImageLayout
+from gpuq.cuda.strides import Dimension, alignment, folded, image_shape, run_strides
+from gpuq.numerics import Rule
+from gpuq.ops.mean import MeanSpec, divided_multiplier
+from gpuq.ops.spec import UINT8
+
+THREADS = 128
+# Loops of a kernel over kept and over reduced dimensions. Of six dimensions and the runs no more are left after
+# neighbours are joined: those before the last two have no gaps between them.
+KEPT_LOOPS, REDUCED_LOOPS, COLUMN_REDUCED_LOOPS = 5, 4, 2
+
+
+def mean_kernel(quads: int, *, vec: int = 4, unsigned: bool = False) -> Kernel:
+    """mean.cu by columns, with this many fours of columns a block; 0: one thread for each output."""
+    return Kernel(
+        name=f"mean_columns_u{8 * vec}_{4 * quads}" if quads else "mean_any_u8",
+        source="mean.cu",
+        entry="mean",
+        defines=(
+            ("COLUMNS", int(quads > 0)),
+            ("VEC", vec),
+            ("QUADS", max(quads, 1)),
+            ("THREADS", THREADS),
+            *epilogue_defines("RULE_V1", unsigned),
+        ),
+        threads=(THREADS, 1, 1),
+    )
+
+
+QUADS = (8, 32)
+"""Fours of columns of a block: 32 bytes of a row are one memory transaction, 128 a cache line."""
+
+KERNELS = (*(mean_kernel(quads, vec=vec) for quads in QUADS for vec in (4, 1)), mean_kernel(0, vec=1))
+
+
+@dataclass(frozen=True)
+class MeanChoice:
+    """Fours of columns of a block, where the layer allows columns."""
+
+    quads: int
+
+    @property
+    def name(self) -> str:
+        return f"mean_columns_{4 * self.quads}"
+
+
+@dataclass(frozen=True, eq=False)
+class MeanLayer:
+    """A mean; it has no constants."""
+
+    spec: MeanSpec
+
+    @property
+    def constants(self) -> Mapping[str, npt.NDArray[Any]]:
+        return {}
+
+    @property
+    def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        return (image_shape(self.spec.x_shape),)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int]:
+        return image_shape(self.spec.output_shape)
+
+    def choices(self, runs: int, traits: Traits) -> Sequence[MeanChoice]:
+        # Few outputs need blocks that cover few columns, so that there are more of them.
+        blocks = runs * -(-math.prod(self.spec.output_shape) // (4 * QUADS[1]))
+        return tuple(MeanChoice(quads) for quads in (QUADS if blocks < 4 * traits.multiprocessors else QUADS[::-1]))
+
+    def workspace_bytes(self, runs: int, choice: MeanChoice) -> int:
+        return 0
+
+    def launches(self, choice: MeanChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+        spec, x = self.spec, inputs[0]
+        if len(spec.x_shape) > 6:
+            raise spec.fail(f"{len(spec.x_shape)} dimensions; the CUDA kernel has up to 6")
+        if 0 in spec.x_shape:
+            raise spec.fail(f"there is no mean of a tensor of shape {spec.x_shape}")
+        x_strides, y_strides = run_strides(x, spec.x_shape), self._y_strides(output)
+        kept_axes = [0, *(axis + 1 for axis in range(len(spec.x_shape)) if axis not in spec.axes)]
+        sizes = (output.images, *spec.x_shape)
+        kept = folded(*([values[axis] for axis in kept_axes] for values in (sizes, x_strides, y_strides)))
+        reduced = folded([spec.x_shape[axis] for axis in spec.axes], [x_strides[axis + 1] for axis in spec.axes]) or [
+            Dimension(1, (0,))
+        ]
+        quads = 0
+        columns = Dimension(1, (0, 0))
+        # Grids have 65,535 blocks along y; tensors with more columns than that are no images.
+        if kept and kept[-1].strides == (1, 1) and len(reduced) <= COLUMN_REDUCED_LOOPS and kept[-1].size < 1 << 20:
+            columns, quads = kept.pop(), choice.quads
+        outputs = math.prod(dimension.size for dimension in kept)
+        if outputs >= 1 << 31:
+            raise spec.fail(f"{outputs} means in one launch; the limit is 2^31 - 1, use a smaller batch")
+        vec = 1
+        if quads:
+            x_distances = (x.misalignment + x.offset, *(each.strides[0] for each in (*kept, *reduced)))
+            y_distances = (output.misalignment + output.offset, *(each.strides[1] for each in kept))
+            vec = 4 if alignment(columns.size, *x_distances, *y_distances, largest=4) == 4 else 1
+        kept_loops = [*reversed(kept), *[Dimension(1, (0, 0))] * (KEPT_LOOPS - len(kept))]
+        reduced_loops = [*reversed(reduced), *[Dimension(1, (0,))] * (REDUCED_LOOPS - len(reduced))]
+        bias = numerics.wrap_int32(np.array(-spec.count * spec.x_quant.scalar_zero_point()))
+        return [
+            Launch(
+                mean_kernel(quads, vec=vec, unsigned=spec.activation_dtype == UINT8),
+                (outputs, -(-columns.size // (4 * quads)), 1) if quads else (-(-outputs // THREADS), 1, 1),
+                (
+                    x.slot("x"),
+                    output.slot("y"),
+                    *int32s(outputs, columns.size),
+                    *int32s(*(loop.size for loop in kept_loops[: KEPT_LOOPS - 1])),
+                    *(np.int64(loop.strides[tensor]) for tensor in range(2) for loop in kept_loops),
+                    *int32s(*(loop.size for loop in reduced_loops)),
+                    *(np.int64(loop.strides[0]) for loop in reduced_loops),
+                    *int32s(*divided_multiplier(spec), int(bias), spec.out_quant.scalar_zero_point()),
+                    *int32s(spec.out_quant.qmin, spec.out_quant.qmax),
+                ),
+            )
+        ]
+
+    def _y_strides(self, output: ImageLayout) -> tuple[int, ...]:
+        """Byte strides of the output along (runs, *x_shape), 0 where it is reduced."""
+        spec = self.spec
+        runs, *within = run_strides(output, spec.output_shape)
+        if spec.keep_dims:
+            return (runs, *within)
+        steps = iter(within)
+        return (runs, *(0 if axis in spec.axes else next(steps) for axis in range(len(spec.x_shape))))
+
+
+def pack(spec: MeanSpec, rule: Rule) -> MeanLayer:
+    """A mean, which every runtime rounds as V1; there is nothing to pack."""
+    return MeanLayer(spec)

@@ -1,0 +1,156 @@
+// ADD, SUB and MUL of two tensors of 8-bit codes, with broadcasting.
+//
+//   y = clamp(zp_y + requantize(a[code_a] OP b[code_b]))
+//
+// a and b are functions of one code, computed on the host by the runtimes' rules: for sums the raised values
+// (the second ones negated for SUB), for products code - zero point. Where such a function is scale * code +
+// offset, exactly and for every code, two tables' worth of shared loads and their bank conflicts are saved;
+// that is the case for both operands of a product and for a sum's operand with the larger scale.
+//
+// Tensors are walked as rows of neighbouring codes, a row for each index of up to 6 outer dimensions. A
+// thread makes CODES neighbouring codes of a row. Strides are in bytes, 0 where a tensor is broadcast.
+
+#include "epilogue.cuh"
+
+// PRODUCT      1: OP is *; 0: +
+// A_TABLE      1: a is a table of 256 values by the code's byte; 0: a_scale * code + a_offset
+// B_TABLE      the same of b
+// A_STEP       1: a's codes lie side by side in a row; 0: a row has one code
+// B_STEP       the same of b
+// DIMENSIONS   outer dimensions that are walked, 0 to 6; the others have size 1
+// VEC          bytes of one load and store, 16 or 4, of which all addresses are multiples; 1: any address
+// THREADS      of a block
+// and those of epilogue.cuh
+
+#define CODES (VEC < 4 ? 4 : VEC)
+#define WORDS (CODES / 4)
+
+#if VEC == 16
+typedef int4 Chunk;
+#else
+typedef int Chunk;
+#endif
+
+// The first `count` of CODES codes, as words; one code for all of them where STEP is 0.
+template <int STEP>
+__device__ __forceinline__ void load_codes(int words[WORDS], const unsigned char* source, int count) {
+  if (STEP == 0) {
+    const int four = wrapping_multiply(source[0], 0x01010101);
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) words[w] = four;
+  } else if (VEC > 1 && count == CODES) {
+    const Chunk chunk = *reinterpret_cast<const Chunk*>(source);
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) words[w] = reinterpret_cast<const int*>(&chunk)[w];
+  } else {
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) {
+      unsigned word = 0;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if (4 * w + i < count) word |= static_cast<unsigned>(source[4 * w + i]) << (8 * i);
+      }
+      words[w] = static_cast<int>(word);
+    }
+  }
+}
+
+// What one operand is worth for byte i of a word of codes.
+template <int TABLE>
+__device__ __forceinline__ int value_of(int word, int i, const int* table, int scale, int offset) {
+  if (TABLE) return table[static_cast<unsigned>(word) >> (8 * i) & 255];
+#if X_UNSIGNED
+  const int code = static_cast<int>(prmt(word, 0, 0x4440 + i));
+#else
+  const int code = static_cast<int>(prmt(word, 0, 0x8880 + 0x1111 * i));
+#endif
+  return wrapping_add(wrapping_multiply(code, scale), offset);
+}
+
+// row: codes of a row, chunks: ceil(row / CODES). threads: chunks times all outer sizes. Dimension 0 is the
+// innermost of the outer ones.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    binary_codes(const unsigned char* __restrict__ a, const int* __restrict__ a_table, int a_scale,
+                 int a_offset, const unsigned char* __restrict__ b, const int* __restrict__ b_table,
+                 int b_scale, int b_offset, const Factor* __restrict__ factors, unsigned char* __restrict__ y,
+                 int threads, int row, int chunks, int size_0, int size_1, int size_2, int size_3, int size_4,
+                 long long a_0, long long a_1, long long a_2, long long a_3, long long a_4, long long a_5,
+                 long long b_0, long long b_1, long long b_2, long long b_3, long long b_4, long long b_5,
+                 long long y_0, long long y_1, long long y_2, long long y_3, long long y_4, long long y_5,
+                 int zero_point, int act_min, int act_max) {
+#if A_TABLE || B_TABLE
+  SHARED(int, tables, [256 * (A_TABLE + B_TABLE)]);
+  for (int i = static_cast<int>(threadIdx.x); i < 256; i += THREADS) {
+#if A_TABLE
+    tables[i] = a_table[i];
+#endif
+#if B_TABLE
+    tables[256 * A_TABLE + i] = b_table[i];
+#endif
+  }
+  __syncthreads();
+  const int* const a_values = tables;
+  const int* const b_values = tables + 256 * A_TABLE;
+#else
+  const int* const a_values = nullptr;
+  const int* const b_values = nullptr;
+#endif
+
+  const long long thread = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
+  if (thread >= threads) return;
+  int first;
+  int rest = static_cast<int>(thread);
+  if (DIMENSIONS == 0) {
+    first = rest * CODES;
+  } else {
+    first = rest % chunks * CODES;
+    rest /= chunks;
+  }
+  const int sizes[6] = {size_0, size_1, size_2, size_3, size_4, 0};
+  const long long a_strides[6] = {a_0, a_1, a_2, a_3, a_4, a_5};
+  const long long b_strides[6] = {b_0, b_1, b_2, b_3, b_4, b_5};
+  const long long y_strides[6] = {y_0, y_1, y_2, y_3, y_4, y_5};
+  const unsigned char* a_codes = a + A_STEP * static_cast<long long>(first);
+  const unsigned char* b_codes = b + B_STEP * static_cast<long long>(first);
+  unsigned char* target = y + first;
+#pragma unroll
+  for (int d = 0; d < DIMENSIONS; ++d) {
+    const int index = d + 1 == DIMENSIONS ? rest : rest % sizes[d];
+    if (d + 1 < DIMENSIONS) rest /= sizes[d];
+    a_codes += index * a_strides[d];
+    b_codes += index * b_strides[d];
+    target += index * y_strides[d];
+  }
+
+  const int count = row - first < CODES ? row - first : CODES;
+  int a_words[WORDS], b_words[WORDS];
+  load_codes<A_STEP>(a_words, a_codes, count);
+  load_codes<B_STEP>(b_words, b_codes, count);
+  const Factor factor = factors[0];
+  const Factor four_factors[4] = {factor, factor, factor, factor};
+  int out[WORDS];
+#pragma unroll
+  for (int w = 0; w < WORDS; ++w) {
+    int values[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int value_a = value_of<A_TABLE>(a_words[w], i, a_values, a_scale, a_offset);
+      const int value_b = value_of<B_TABLE>(b_words[w], i, b_values, b_scale, b_offset);
+      values[i] = PRODUCT ? wrapping_multiply(value_a, value_b) : wrapping_add(value_a, value_b);
+    }
+    out[w] = static_cast<int>(codes_of(values, four_factors, zero_point, act_min, act_max));
+  }
+#if VEC > 1
+  if (count == CODES) {
+    Chunk chunk;
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) reinterpret_cast<int*>(&chunk)[w] = out[w];
+    *reinterpret_cast<Chunk*>(target) = chunk;
+    return;
+  }
+#endif
+#pragma unroll
+  for (int w = 0; w < WORDS; ++w) {
+    store_codes(target + 4 * w, static_cast<unsigned>(out[w]), count - 4 * w, false);
+  }
+}

@@ -1,0 +1,147 @@
+// MEAN of 8-bit codes over some dimensions.
+//
+//   y = clamp(zp_y + requantize(sum x - count * zp_x))      by RULE_V1, the count divided into the multiplier
+//
+// Two ways, by COLUMNS:
+//
+//   1   the last dimension is kept and the reduced ones are two loops around it (H and W of an image):
+//       a thread adds up four neighbouring columns over every SLICES-th reduced element, and the slices of
+//       a block meet in shared memory. thread of a block = slice * QUADS + quad
+//   0   any dimensions, reduced by up to four loops: one thread for each output
+//
+// The kept dimensions are up to five loops, in both ways; strides are in bytes.
+
+#include "epilogue.cuh"
+
+// COLUMNS   see above
+// VEC       with COLUMNS, 4: all addresses and the columns are multiples of 4; 1: any
+// QUADS     with COLUMNS, fours of columns of a block, a divisor of THREADS
+// THREADS   of a block
+// and those of epilogue.cuh, RULE being RULE_V1
+
+#define SLICES (THREADS / QUADS)
+
+// The codes of `valid` columns, 4 or fewer; the others as they come out.
+__device__ __forceinline__ unsigned load_codes(const unsigned char* source, int valid) {
+#if VEC == 4
+  return *reinterpret_cast<const unsigned*>(source);
+#else
+  unsigned word = source[0];
+  if (valid > 1) word |= static_cast<unsigned>(source[1]) << 8;
+  if (valid > 2) word |= static_cast<unsigned>(source[2]) << 16;
+  if (valid > 3) word |= static_cast<unsigned>(source[3]) << 24;
+  return word;
+#endif
+}
+
+// outputs: without COLUMNS all elements of y; with COLUMNS all rows of `columns` of them, one for each
+// blockIdx.x. bias: -count * zp_x, modulo 2^32. kept_0 is the innermost kept loop, reduced_0 the innermost
+// reduced one.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    mean(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int outputs, int columns,
+         int kept_0, int kept_1, int kept_2, int kept_3, long long x_kept_0, long long x_kept_1,
+         long long x_kept_2, long long x_kept_3, long long x_kept_4, long long y_kept_0, long long y_kept_1,
+         long long y_kept_2, long long y_kept_3, long long y_kept_4, int reduced_0, int reduced_1,
+         int reduced_2, int reduced_3, long long x_reduced_0, long long x_reduced_1, long long x_reduced_2,
+         long long x_reduced_3, int multiplier, int shift, int bias, int out_zero_point, int act_min,
+         int act_max) {
+#if COLUMNS
+  const int output = static_cast<int>(blockIdx.x);
+#else
+  const long long thread = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
+  if (thread >= outputs) return;
+  const int output = static_cast<int>(thread);
+#endif
+  int rest = output;
+  const long long k0 = rest % kept_0;
+  rest /= kept_0;
+  const long long k1 = rest % kept_1;
+  rest /= kept_1;
+  const long long k2 = rest % kept_2;
+  rest /= kept_2;
+  const long long k3 = rest % kept_3;
+  const long long k4 = rest / kept_3;
+  const unsigned char* source =
+      x + (k0 * x_kept_0 + k1 * x_kept_1 + k2 * x_kept_2 + k3 * x_kept_3 + k4 * x_kept_4);
+  unsigned char* const target =
+      y + (k0 * y_kept_0 + k1 * y_kept_1 + k2 * y_kept_2 + k3 * y_kept_3 + k4 * y_kept_4);
+  const Factor factor = {multiplier, shift};
+
+#if COLUMNS
+  SHARED(int, partial, [SLICES][QUADS][4]);
+  const int quad = static_cast<int>(threadIdx.x) % QUADS;
+  const int slice = static_cast<int>(threadIdx.x) / QUADS;
+  const int first = 4 * (static_cast<int>(blockIdx.y) * QUADS + quad);
+  const int valid = columns - first;
+  int sums[4] = {0, 0, 0, 0};
+  if (valid > 0) {
+    source += first;
+#pragma unroll 1
+    for (int r1 = 0; r1 < reduced_1; ++r1) {
+      // Each row begins with another slice: short rows must not leave the later ones idle.
+      const int begin = (slice + r1) % SLICES;
+#pragma unroll 4
+      for (int r0 = begin; r0 < reduced_0; r0 += SLICES) {
+        const unsigned word = load_codes(source + r0 * x_reduced_0, valid);
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+#if X_UNSIGNED
+          sums[c] = dp4a_us(word, 1 << (8 * c), sums[c]);
+#else
+          sums[c] = dp4a(static_cast<int>(word), 1 << (8 * c), sums[c]);
+#endif
+        }
+      }
+      source += x_reduced_1;
+    }
+  }
+#if SLICES > 1
+#pragma unroll
+  for (int c = 0; c < 4; ++c) partial[slice][quad][c] = sums[c];
+#pragma unroll
+  for (int distance = SLICES / 2; distance > 0; distance /= 2) {
+    __syncthreads();
+    if (slice < distance) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        sums[c] = wrapping_add(sums[c], partial[slice + distance][quad][c]);
+        partial[slice][quad][c] = sums[c];
+      }
+    }
+  }
+#endif
+  if (slice != 0 || valid <= 0) return;
+  const Factor factors[4] = {factor, factor, factor, factor};
+#pragma unroll
+  for (int c = 0; c < 4; ++c) sums[c] = wrapping_add(sums[c], bias);
+  store_codes(target + first, codes_of(sums, factors, out_zero_point, act_min, act_max), valid, VEC == 4);
+#else
+  int sum = 0;
+#pragma unroll 1
+  for (int r3 = 0; r3 < reduced_3; ++r3) {
+    const unsigned char* volume = source;
+#pragma unroll 1
+    for (int r2 = 0; r2 < reduced_2; ++r2) {
+      const unsigned char* plane = volume;
+#pragma unroll 1
+      for (int r1 = 0; r1 < reduced_1; ++r1) {
+        const unsigned char* code = plane;
+#pragma unroll 4
+        for (int r0 = 0; r0 < reduced_0; ++r0) {
+#if X_UNSIGNED
+          sum = wrapping_add(sum, *code);
+#else
+          sum = wrapping_add(sum, static_cast<signed char>(*code));
+#endif
+          code += x_reduced_0;
+        }
+        plane += x_reduced_1;
+      }
+      volume += x_reduced_2;
+    }
+    source += x_reduced_3;
+  }
+  sum = wrapping_add(sum, bias);
+  *target = saturated_byte(clamped_code(sum, factor, out_zero_point, act_min, act_max));
+#endif
+}

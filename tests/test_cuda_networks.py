@@ -1,0 +1,105 @@
+"""Whole networks on the CUDA path, every kernel run on the CPU: packing, plans, arena, order, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpuq
+from gpuq.devices import Device
+from gpuq.model.model import Model
+from gpuq.model.planner import plan_program
+from gpuq.model.tflite_reader import read
+from gpuq.resources import resource
+
+from .compare import assert_equal_bits
+from .host_cuda.runner import HostLauncher, require_tools
+from .networks import small_network
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[HostLauncher]:
+    require_tools()
+    # One order of threads: every kernel has met several in its own tests.
+    with HostLauncher(seeds=(1,)) as started:
+        yield started
+
+
+def on_cuda(content: bytes, launcher: HostLauncher, numerics: str = "litert_ref") -> Model:
+    return Model(plan_program(read(content), Device("cuda"), numerics, launcher))
+
+
+def inputs(model: Model, runs: int, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    found = []
+    for detail in model.get_input_details():
+        shape = (runs * detail["shape"][0], *detail["shape"][1:])
+        if detail["dtype"] is np.float32:
+            found.append(rng.normal(size=shape).astype(np.float32))
+        else:
+            info = np.iinfo(detail["dtype"])
+            found.append(rng.integers(info.min, info.max + 1, shape).astype(detail["dtype"]))
+    return found
+
+
+def check(content: bytes, launcher: HostLauncher, runs: int, seed: int, numerics: str = "litert_ref") -> None:
+    """Every tensor of the CUDA path equals the CPU path's."""
+    ours, cpu = on_cuda(content, launcher, numerics), gpuq.load(content, device="cpu", numerics=numerics)
+    given = inputs(cpu, runs, seed)
+    want = cpu.tensors(*given)
+    for index, got in ours.tensors(*given).items():
+        tensor = cpu.graph.tensors[index]
+        assert_equal_bits(got, want[index], f"tensor {index} {tensor.name!r}, {runs} runs, seed {seed}\n{ours.program}")
+    outputs, wanted = (found if isinstance(found, tuple) else (found,) for found in (ours(*given), cpu(*given)))
+    for got, result in zip(outputs, wanted, strict=True):
+        assert_equal_bits(got, result, f"output, {runs} runs, seed {seed}")
+
+
+@pytest.mark.parametrize("name", ["digits_int8"])
+@pytest.mark.parametrize("runs", [1, 3])
+def test_digits(launcher: HostLauncher, name: str, runs: int, seed: int) -> None:
+    path = resource("examples", "digits", f"{name}.tflite")
+    check(path.read_bytes(), launcher, runs, seed)
+
+
+def test_small_network_in_parts(launcher: HostLauncher, seed: int) -> None:
+    program = on_cuda(small_network(), launcher).program
+    limit = program.constant_bytes + 2 * program.arena_bytes + program.workspace_bytes(2)
+    model, cpu = Model(program, limit), gpuq.load(small_network(), device="cpu")
+    assert model.largest_batch == 2
+    (x,) = inputs(cpu, 5, seed)
+    assert_equal_bits(model(x), cpu(x), f"seed {seed}")
+    batches = [x[:1], x[:3], x, x[3:]]
+    for got, batch in zip(model.run_batches(batches), batches, strict=True):
+        assert_equal_bits(got, cpu(batch), f"seed {seed}")
+
+
+SMALL_MODELS = ("resnet8_cifar10_int8", "kws_dscnn_int8", "vww_mobilenet_int8", "hello_world_int8", "micro_speech_int8")
+LARGER_MODELS = (
+    "mobilenet_v2_224_int8",
+    "deeplabv3_mnv2_dm05_uint8",
+    "mobilenet_v1_0.25_128_uint8",
+    "person_detect_int8",
+    "ad_autoencoder_int8",
+    "wakeword_int8",
+)
+
+
+def model_of(material: Path, name: str) -> bytes:
+    (path,) = material.glob(f"models/*/{name}.tflite")
+    return path.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_real_models(launcher: HostLauncher, material: Path, name: str, seed: int) -> None:
+    check(model_of(material, name), launcher, 1, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGER_MODELS)
+def test_larger_models(launcher: HostLauncher, material: Path, name: str, seed: int) -> None:
+    check(model_of(material, name), launcher, 1, seed, "tflm" if name == "person_detect_int8" else "litert_ref")
