@@ -1,9 +1,8 @@
-"""Which device a network runs on."""
+"""Which device a network or an operator runs on."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from gpuq import cuda
@@ -21,34 +20,25 @@ class Device:
         return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
 
 
-def unavailable(index: int) -> str | None:
-    """Why networks cannot run on this GPU, or None if they can."""
-    return cuda.unavailable(index) or (
-        "this version of gpuq does not run networks on GPUs yet; the CPU gives the same bits"
-    )
-
-
-def resolve_device(name: str, problem: Callable[[int], str | None] | None = None) -> Device:
+def resolve_device(name: str) -> Device:
     """The device that this name means here and now.
 
     Args:
         name: "auto" (a GPU that gpuq can use, else the CPU), "cpu", "cuda" or "cuda:N".
-        problem: why a GPU cannot be used, or None; default: for networks, `unavailable`.
 
     Raises:
         InputValueError: another name.
         DeviceNotAvailable: a GPU was asked for and there is none to use; the message says why.
     """
-    problem = problem or unavailable
     if name == "cpu":
         return Device("cpu")
     if name == "auto":
-        return Device("cpu") if problem(0) else Device("cuda", 0)
+        return Device("cpu") if cuda.unavailable(0) else Device("cuda", 0)
     match = re.fullmatch(r"cuda(?::(\d+))?", name)
     if not match:
         raise InputValueError(f"device {name!r} must be 'auto', 'cpu', 'cuda' or 'cuda:N'")
     index = int(match[1] or 0)
-    reason = problem(index)
+    reason = cuda.unavailable(index)
     if reason:
         raise DeviceNotAvailable(f"device {name!r}: {reason}")
     return Device("cuda", index)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq import cpu, cuda
+from gpuq import cpu
 from gpuq.cpu.blas import single_threaded
 from gpuq.cuda import arrays
 from gpuq.cuda.affine import affine_on_device
@@ -497,7 +497,7 @@ def _plan(
     device: str,
 ) -> OperatorPlan:
     rule = resolve(profile, spec)
-    where = resolve_device(device, cuda.unavailable)
+    where = resolve_device(device)
     hosts: list[npt.NDArray[Any] | None] = [None]
     if not isinstance(spec, QuantizeSpec):
         w, bias = constants

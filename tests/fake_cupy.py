@@ -7,8 +7,10 @@ thread by thread. So everything of gpuq's CUDA path but CuPy itself runs without
 from __future__ import annotations
 
 import contextlib
+import itertools
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,6 +49,7 @@ class ndarray(np.ndarray):
         return out
 
     def set(self, values: np.ndarray) -> None:
+        assert (values.dtype, values.shape) == (self.dtype, self.shape)
         self[...] = values
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -69,10 +72,52 @@ class Tensor:
         return self.array
 
 
+class Graph:
+    """What was launched on a stream while it was captured."""
+
+    def __init__(self, launches: list[Callable[[Stream], None]]) -> None:
+        self.launches = launches
+
+    def launch(self, stream: Stream | None = None) -> None:
+        for each in self.launches:
+            each(stream or current)
+
+
+class Event:
+    def __init__(self, disable_timing: bool = False) -> None:
+        self.stream: int | None = None
+
+    def record(self, stream: Stream | None = None) -> None:
+        self.stream = (stream or current).ptr
+
+
 class Stream:
-    def __init__(self, ptr: int = 0) -> None:
-        self.ptr = ptr
+    """A stream on which everything is done at once.
+
+    Attributes:
+        waited: streams whose events it was told to wait for.
+    """
+
+    numbers = itertools.count(100)
+
+    def __init__(self, ptr: int | None = None, *, non_blocking: bool = False) -> None:
+        self.ptr = next(self.numbers) if ptr is None else ptr
         self.before: list[Stream] = []
+        self.captured: list[Callable[[Stream], None]] | None = None
+        self.waited: list[int | None] = []
+
+    def begin_capture(self, mode: int) -> None:
+        assert self.ptr, "the legacy stream cannot be captured"
+        assert mode == THREAD_LOCAL
+        self.captured = []
+
+    def end_capture(self) -> Graph:
+        captured, self.captured = self.captured, None
+        assert captured is not None
+        return Graph(captured)
+
+    def wait_event(self, event: Event) -> None:
+        self.waited.append(event.stream)
 
     @classmethod
     def from_external(cls, stream: Any) -> Stream:
@@ -91,7 +136,7 @@ class Stream:
         current = self.before.pop()
 
     def synchronize(self) -> None:
-        pass
+        assert self.captured is None, "no synchronization while a stream is captured"
 
 
 class OutOfMemoryError(MemoryError):
@@ -106,7 +151,8 @@ class CUDARuntimeError(RuntimeError):
     pass
 
 
-current = Stream()
+THREAD_LOCAL = 1
+current = Stream(0)
 
 
 class FakeCupy:
@@ -114,6 +160,7 @@ class FakeCupy:
 
     Attributes:
         launched: (kernel's name, stream's address, device) of each launch.
+        allocated: bytes of each allocation.
         memory_limit: what an allocation may take.
         failure: what the next launch raises.
     """
@@ -124,6 +171,8 @@ class FakeCupy:
     def __init__(self, launcher: HostLauncher, gpus: int = 1) -> None:
         self.launcher = launcher
         self.launched: list[tuple[str, int, int]] = []
+        self.allocated: list[int] = []
+        self.lock = threading.Lock()
         self.memory_limit = 1 << 30
         self.failure: Exception | None = None
         self.current_device = 0
@@ -139,6 +188,7 @@ class FakeCupy:
             driverGetVersion=lambda: 13000,
             runtimeGetVersion=lambda: 13000,
             CUDARuntimeError=CUDARuntimeError,
+            streamCaptureModeThreadLocal=THREAD_LOCAL,
         )
         self.cuda = SimpleNamespace(
             is_available=lambda: True,
@@ -148,6 +198,8 @@ class FakeCupy:
             nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
             Device=self._device,
             Stream=Stream,
+            Event=Event,
+            alloc_pinned_memory=lambda size: bytearray(size),
             get_current_stream=lambda: current,
         )
 
@@ -157,10 +209,17 @@ class FakeCupy:
         yield
         self.current_device = before
 
+    def copyto(self, target: ndarray, values: ndarray) -> None:
+        assert isinstance(values, ndarray)
+        assert (values.dtype, values.shape) == (target.dtype, target.shape)
+        target[...] = values
+
     def empty(self, size: Any, dtype: Any) -> ndarray:
+        assert current.captured is None, "no allocation while a stream is captured"
         nbytes = int(np.prod(size)) * np.dtype(dtype).itemsize
         if nbytes > self.memory_limit:
             raise OutOfMemoryError(f"out of memory allocating {nbytes} bytes")
+        self.allocated.append(nbytes)
         # As large blocks of CUDA's, and full of noise.
         room = bytearray(np.random.default_rng(nbytes).integers(0, 256, nbytes + 256).astype(np.uint8))
         start = -np.frombuffer(room, np.uint8).ctypes.data % 256
@@ -186,9 +245,18 @@ class FakeCupy:
                 failure, self.failure = self.failure, None
                 raise failure
             assert (threads, shared_mem) == (kernel.threads, kernel.dynamic_shared_bytes)
-            self.launched.append((kernel.name, (stream or current).ptr, self.current_device))
-            values = [pointer_of(value) if isinstance(value, np.uint64) else value for value in arguments]
-            self.launcher.launch(Launch(kernel, grid, tuple(values)), seeds=(1,))
+
+            def run(on: Stream) -> None:
+                self.launched.append((kernel.name, on.ptr, self.current_device))
+                values = [pointer_of(value) if isinstance(value, np.uint64) else value for value in arguments]
+                with self.lock:
+                    self.launcher.launch(Launch(kernel, grid, tuple(values)), seeds=(1,))
+
+            on = stream or current
+            if on.captured is None:
+                run(on)
+            else:
+                on.captured.append(run)
 
         return call
 

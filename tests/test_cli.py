@@ -19,7 +19,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 import gpuq
-from gpuq import cuda, devices, numerics
+from gpuq import cuda, numerics
 from gpuq.cli import main
 from gpuq.commands import doctor, files, output, run
 from gpuq.commands.classes import Classes, rank
@@ -618,7 +618,7 @@ def test_settings_that_do_not_exist(
 def test_a_gpu_that_is_not_there(
     codes: np.ndarray, npy: Callable[..., str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "unavailable", lambda index: "there is no GPU")
+    monkeypatch.setattr(cuda, "unavailable", lambda index: "there is no GPU")
     path = npy(codes)
     assert refusal(capsys, "run", DIGITS, path, "--device", "cuda") == "device 'cuda': there is no GPU"
     assert refusal(capsys, "demo", "--device", "cuda:3") == "device 'cuda:3': there is no GPU"
@@ -864,7 +864,7 @@ def test_doctors_remedies(
     monkeypatch.setattr(doctor, "nvidia_driver", lambda: the_driver)
     monkeypatch.setattr(doctor, "_cupy_distributions", lambda: cupys)
     monkeypatch.setattr(cuda, "probe", lambda: found)
-    monkeypatch.setattr(devices, "unavailable", lambda index: found.problem or "no kernels")
+    monkeypatch.setattr(cuda, "unavailable", lambda index: found.problem or "no kernels")
     report = call_json(capsys, "doctor")
     text = call(capsys, "doctor")
     if command is None:
@@ -888,7 +888,7 @@ def test_doctor_takes_the_gpu_that_auto_takes(
     monkeypatch.setattr(doctor, "nvidia_driver", driver)
     monkeypatch.setattr(doctor, "_cupy_distributions", lambda: ["cupy-cuda13x"])
     monkeypatch.setattr(cuda, "probe", full_probe)
-    monkeypatch.setattr(devices, "unavailable", lambda index: None)
+    monkeypatch.setattr(cuda, "unavailable", lambda index: None)
     assert call_json(capsys, "doctor")["auto"] == {"device": "cuda:0", "why": "NVIDIA H200 can be used"}
     text = call(capsys, "doctor")
     assert "580.65.06 (CUDA 13.0)" in text

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gpuq import DeviceNotAvailable, InputValueError, cuda, devices
+from gpuq import DeviceNotAvailable, InputValueError, cuda
 from gpuq.cuda import device as cuda_device
 from gpuq.devices import Device, resolve_device
 
@@ -95,7 +95,7 @@ def test_probe_survives_missing_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_usable_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "unavailable", lambda index: None if index < 2 else "no such GPU")
+    monkeypatch.setattr(cuda, "unavailable", lambda index: None if index < 2 else "no such GPU")
     assert resolve_device("auto") == resolve_device("cuda") == resolve_device("cuda:0") == Device("cuda", 0)
     assert resolve_device("cuda:1") == Device("cuda", 1)
     with pytest.raises(DeviceNotAvailable, match="no such GPU"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gpuq
-from gpuq import Quant, operators
+from gpuq import Quant, cuda
 from gpuq.cuda import affine, launch
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot
 from gpuq.errors import DeviceError, DeviceLost, DeviceNotAvailable, DeviceOutOfMemory, InputTypeError, InputValueError
@@ -283,7 +283,7 @@ def test_refusals_between_devices(gpu: FakeCupy, rng: np.random.Generator) -> No
 
 
 def test_no_gpu(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
-    monkeypatch.setattr(operators.cuda, "unavailable", lambda index: "CuPy finds no CUDA driver or no GPU")
+    monkeypatch.setattr(cuda, "unavailable", lambda index: "CuPy finds no CUDA driver or no GPU")
     assert gpuq.plan_fully_connected(codes(rng, 6, 20), **QUANTS).device.kind == "cpu"
     with pytest.raises(DeviceNotAvailable, match="device 'cuda': CuPy finds no CUDA driver"):
         gpuq.plan_fully_connected(codes(rng, 6, 20), **QUANTS, device="cuda")

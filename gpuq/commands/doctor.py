@@ -107,7 +107,7 @@ def auto_device(driver: Driver | None, found: Probe) -> tuple[str, str]:
         return str(device), f"{found.gpus[device.index].name} can be used"
     if driver is None:
         return str(device), f"there is no NVIDIA driver on this machine ({LIBCUDA} is not found)"
-    return str(device), driver.problem or devices.unavailable(0) or "no GPU can be used"
+    return str(device), driver.problem or cuda.unavailable(0) or "no GPU can be used"
 
 
 def missing_packages(packages: dict[str, str | None]) -> list[Remedy]:
@@ -259,7 +259,7 @@ def _text(
 
 def _gpu_text(gpu: GpuInfo) -> str:
     major, minor = gpu.compute_capability
-    problem = devices.unavailable(gpu.index)
+    problem = cuda.unavailable(gpu.index)
     return f"{gpu.name}, sm_{major}{minor}, {gpu.memory_bytes / 2**30:.1f} GiB" + (f"; {problem}" if problem else "")
 
 
@@ -287,7 +287,7 @@ def _json(
         "cuda_driver": found.driver,
         "cuda_runtime": found.runtime,
         "nvrtc": list(found.nvrtc) if found.nvrtc else None,
-        "gpus": [{**asdict(gpu), "problem": devices.unavailable(gpu.index)} for gpu in found.gpus],
+        "gpus": [{**asdict(gpu), "problem": cuda.unavailable(gpu.index)} for gpu in found.gpus],
         "auto": {"device": device, "why": why},
         "remedies": [asdict(mend) for mend in mends],
     }

@@ -237,7 +237,7 @@ class _Lane:
         """Waits for the batch; its outputs as arrays of the caller's own."""
         self._launcher.synchronize(self._stream)
         outputs, self._outputs = self._outputs, []
-        return [np.array(out) if isinstance(out, np.ndarray) else out for out in outputs]
+        return [out if is_device_array(out) else np.array(out) for out in outputs]
 
     def _staged(self, index: int, value: npt.NDArray[Any]) -> npt.NDArray[Any]:
         room = self._room("in", index, value.shape, value.dtype)
