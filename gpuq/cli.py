@@ -14,6 +14,7 @@ from gpuq.numerics import PROFILES
 INFO = "describe a model: inputs, outputs, operators, memory"
 RUN = "run a model over arrays and pictures"
 DOCTOR = "say what this machine has, what is missing and what mends it"
+PROFILE = "time every step of a model"
 DEMO = "run the shipped digits network, checked bit by bit and timed"
 
 RUN_DETAILS = """\
@@ -126,6 +127,23 @@ def _run_command(arguments: argparse.Namespace) -> int:
             mean=arguments.mean,
             std=arguments.std,
             quantize=arguments.quantize,
+            memory_limit=arguments.memory_limit,
+            as_json=arguments.json,
+        )
+    )
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    from gpuq.commands.profile import ProfileOptions, run_profile
+
+    return run_profile(
+        ProfileOptions(
+            model=arguments.model,
+            device=arguments.device,
+            profile=arguments.numerics,
+            batch=arguments.batch,
+            repeats=arguments.repeats,
+            plot=arguments.plot,
             as_json=arguments.json,
         )
     )
@@ -141,6 +159,19 @@ def _demo(arguments: argparse.Namespace) -> int:
     from gpuq.commands.demo import run_demo
 
     return run_demo(device=arguments.device, profile=arguments.numerics, as_json=arguments.json)
+
+
+def _size(text: str) -> int:
+    """Bytes from text such as 4096, 500M or 2G."""
+    units = {"K": 10, "M": 20, "G": 30}
+    number, shift = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 0)
+    try:
+        size = int(float(number) * (1 << shift))
+    except (ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number of bytes, perhaps with K, M or G behind it")
+    return size
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -199,6 +230,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--output", metavar="OUT", help="write the outputs to this .npy, or .npz by their names")
     run.add_argument("--batch", type=int, default=8, metavar="N", help="samples per call (default: 8)")
+    run.add_argument(
+        "--memory-limit", type=_size, metavar="BYTES", help="most memory to use, as 500M or 2G: larger batches in parts"
+    )
     run.add_argument("--top", type=int, metavar="K", help="print the K best classes of each sample")
     run.add_argument("--labels", metavar="FILE", help="names of the classes, one a line, for --top")
     run.add_argument("--mean", metavar="M", help="of pixels: one value, or one per channel separated by commas")
@@ -207,6 +241,15 @@ def _parser() -> argparse.ArgumentParser:
         "--quantize", action="store_true", help="take arrays of floats and quantize them with the input's own scale"
     )
     run.set_defaults(command=_run_command)
+
+    profile = commands.add_parser(
+        "profile", parents=[everywhere, running], help=PROFILE, description=PROFILE, allow_abbrev=False
+    )
+    profile.add_argument("model", metavar="MODEL", help="a .tflite file")
+    profile.add_argument("--batch", type=int, default=1, metavar="N", help="runs at once (default: 1)")
+    profile.add_argument("--repeats", type=int, default=20, metavar="R", help="launches to average (default: 20)")
+    profile.add_argument("--plot", metavar="PNG", help="also draw the steps (needs matplotlib)")
+    profile.set_defaults(command=_profile)
 
     doctor = commands.add_parser("doctor", parents=[everywhere], help=DOCTOR, description=DOCTOR, allow_abbrev=False)
     doctor.set_defaults(command=_doctor)

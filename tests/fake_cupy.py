@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -86,9 +87,13 @@ class Graph:
 class Event:
     def __init__(self, disable_timing: bool = False) -> None:
         self.stream: int | None = None
+        self.time = 0.0
 
     def record(self, stream: Stream | None = None) -> None:
-        self.stream = (stream or current).ptr
+        self.stream, self.time = (stream or current).ptr, time.perf_counter()
+
+    def synchronize(self) -> None:
+        pass
 
 
 class Stream:
@@ -199,6 +204,7 @@ class FakeCupy:
             Device=self._device,
             Stream=Stream,
             Event=Event,
+            get_elapsed_time=lambda start, stop: 1e3 * (stop.time - start.time),
             alloc_pinned_memory=lambda size: bytearray(size),
             get_current_stream=lambda: current,
         )

@@ -615,6 +615,22 @@ def test_settings_that_do_not_exist(
     assert refusal(capsys, "run", DIGITS).startswith("no INPUT for 'serving_default_image:0'")
 
 
+def test_memory_limit(
+    codes: np.ndarray, npy: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, whole, parts = npy(codes), tmp_path / "whole.npy", tmp_path / "parts.npy"
+    call(capsys, "run", DIGITS, path, "--device", "cpu", "--batch", "64", "--output", str(whole))
+    call(
+        capsys, "run", DIGITS, path, "--device", "cpu", "--batch", "64", "--output", str(parts), "--memory-limit", "5M"
+    )
+    assert np.array_equal(np.load(whole), np.load(parts))
+    assert "one run needs" in refusal(capsys, "run", DIGITS, path, "--device", "cpu", "--memory-limit", "1K")
+    for bad in ("0", "x", "-1G", "1T"):
+        with pytest.raises(SystemExit):
+            main(["run", str(DIGITS), path, "--memory-limit", bad])
+        assert "must be a number of bytes" in capsys.readouterr().err
+
+
 def test_a_gpu_that_is_not_there(
     codes: np.ndarray, npy: Callable[..., str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

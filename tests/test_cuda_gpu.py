@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import gpuq
 from gpuq.cuda import conv2d, conv2d_stem, depthwise_conv2d, unavailable
 from gpuq.cuda.layer import Layer
 from gpuq.cuda.layout import ImageOperand
@@ -21,11 +22,13 @@ from gpuq.ops import conv2d as conv2d_op
 from gpuq.ops import depthwise_conv2d as depthwise_op
 from gpuq.ops import fully_connected as fully_connected_op
 from gpuq.ops.spec import Spec
+from gpuq.resources import resource
 
 from . import test_cuda_conv2d as conv2d_tests
 from . import test_cuda_conv2d_stem as stem_tests
 from . import test_cuda_depthwise_conv2d as depthwise_tests
 from . import test_cuda_fully_connected as fully_connected_tests
+from . import test_cuda_networks
 from .compare import assert_equal_bits
 from .cuda_layers import RULES, embedded, random_bias, random_codes
 
@@ -271,3 +274,36 @@ def test_arrays_on_the_cpu_are_refused(gpu: Gpu, seed: int) -> None:
         plan.launch([x], [gpu.upload(y)], workspace)
     with pytest.raises(InputTypeError, match="ndarray; it must be an array on cuda:0"):
         plan.launch([gpu.upload(x)], [y], workspace)
+
+
+# ---- whole networks
+
+
+def networks() -> list[str]:
+    return ["digits_int8", *test_cuda_networks.SMALL_MODELS, *test_cuda_networks.LARGER_MODELS]
+
+
+@pytest.mark.parametrize("name", networks())
+def test_network(gpu: Gpu, name: str, request: pytest.FixtureRequest, seed: int) -> None:
+    """Every tensor equals the CPU's; a batch is as many runs; arrays of the GPU give what arrays of the host give."""
+    if name == "digits_int8":
+        content = resource("examples", "digits", "digits_int8.tflite").read_bytes()
+    else:
+        content = test_cuda_networks.model_of(request.getfixturevalue("material"), name)
+    numerics = "tflm" if name == "person_detect_int8" else "litert_ref"
+    ours, cpu = (gpuq.load(content, device=device, numerics=numerics) for device in ("cuda", "cpu"))
+    given = test_cuda_networks.inputs(cpu, 3, seed)
+    want = cpu.tensors(*given)
+    for index, got in ours.tensors(*given).items():
+        assert_equal_bits(got, want[index], f"tensor {index} {cpu.graph.tensors[index].name!r}, seed {seed}")
+    results, wanted, on_gpu = (
+        found if isinstance(found, tuple) else (found,)
+        for found in (ours(*given), cpu(*given), ours(*(gpu.upload(x) for x in given)))
+    )
+    for got, there, result in zip(results, on_gpu, wanted, strict=True):
+        assert_equal_bits(got, result, f"seed {seed}")
+        assert_equal_bits(there.get(), result, f"on the GPU, seed {seed}")
+    batches = list(ours.run_batches([tuple(given)] * 5))
+    for found in batches:
+        got = found[0] if isinstance(found, tuple) else found
+        assert_equal_bits(got, wanted[0], f"run_batches, seed {seed}")

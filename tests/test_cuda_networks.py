@@ -80,6 +80,7 @@ def test_small_network_in_parts(launcher: HostLauncher, seed: int) -> None:
 SMALL_MODELS = ("resnet8_cifar10_int8", "kws_dscnn_int8", "vww_mobilenet_int8", "hello_world_int8", "micro_speech_int8")
 LARGER_MODELS = (
     "mobilenet_v2_224_int8",
+    "mobilenet_v2_224_uint8",
     "deeplabv3_mnv2_dm05_uint8",
     "mobilenet_v1_0.25_128_uint8",
     "person_detect_int8",

@@ -6,7 +6,7 @@ import os
 import secrets
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,10 +22,10 @@ NPY_MAGIC = b"\x93NUMPY"
 _NPZ_KEY = ".npz:"
 
 
-def load_model(path: str, *, device: str, numerics: str) -> gpuq.Model:
+def load_model(path: str, *, device: str, numerics: str, memory_limit: int | None = None) -> gpuq.Model:
     """`gpuq.load`, where a file that cannot be read is an InputValueError that names it."""
     try:
-        return gpuq.load(path, device=device, numerics=numerics)
+        return gpuq.load(path, device=device, numerics=numerics, memory_limit=memory_limit)
     except OSError as error:
         raise unreadable("model", path, error) from error
 
@@ -88,15 +88,15 @@ def read_array(path: str) -> Array:
         ) from error
 
 
-def check_output(path: str) -> None:
-    """Refuses a path that `write_arrays` could not write, before anything has been computed.
+def check_output(path: str, endings: Sequence[str] = (".npy", ".npz")) -> None:
+    """Refuses a path that could not be written, before anything has been computed.
 
     Raises:
-        InputValueError: another ending than .npy or .npz, no such folder, a folder, or no permission.
+        InputValueError: another ending, no such folder, a folder, or no permission.
     """
     target = Path(path)
-    if target.suffix not in (".npy", ".npz"):
-        raise InputValueError(f"output {path!r} must end in .npy or .npz")
+    if target.suffix not in endings:
+        raise InputValueError(f"output {path!r} must end in {' or '.join(endings)}")
     if not target.parent.is_dir():
         raise InputValueError(f"output {path!r}: there is no folder {str(target.parent)!r}")
     if target.is_dir():

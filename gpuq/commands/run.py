@@ -38,6 +38,7 @@ class RunOptions:
         labels: a file of class names, or None.
         mean, std: as typed, or None.
         quantize: floating-point arrays are real values to be quantized.
+        memory_limit: bytes, or None.
     """
 
     model: str
@@ -52,6 +53,7 @@ class RunOptions:
     mean: str | None
     std: str | None
     quantize: bool
+    memory_limit: int | None
     as_json: bool
 
 
@@ -76,7 +78,9 @@ def run_run(options: RunOptions) -> int:
     """
     _check(options)
     reading = Reading(parse_normalization(options.mean, options.std), options.quantize)
-    model = load_model(options.model, device=options.device, numerics=options.profile)
+    model = load_model(
+        options.model, device=options.device, numerics=options.profile, memory_limit=options.memory_limit
+    )
     if options.output is not None and options.output.endswith(".npy") and len(model.graph.outputs) > 1:
         raise InputTypeError(
             f"output {options.output!r}: the model has {len(model.graph.outputs)} outputs; the name must end in .npz"
@@ -110,10 +114,10 @@ def run_all(model: gpuq.Model, feeds: Sequence[Feed], batch: int) -> list[Array]
     """Every output over all runs, in the order of the inputs: (runs * first dimension, ...)."""
     runs = feeds[0].runs
     outputs: list[Array] = []
+    spans = [(start, min(start + batch, runs)) for start in range(0, runs, batch)]
+    batches = (tuple(feed.read(start, stop) for feed in feeds) for start, stop in spans)
     with Progress("running", runs) as progress:
-        for start in range(0, runs, batch):
-            stop = min(start + batch, runs)
-            result = model(*(feed.read(start, stop) for feed in feeds))
+        for (start, stop), result in zip(spans, model.run_batches(batches), strict=True):
             parts = result if isinstance(result, tuple) else (result,)
             if not outputs:
                 outputs = [np.empty((runs * (len(part) // stop), *part.shape[1:]), part.dtype) for part in parts]

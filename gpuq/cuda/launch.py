@@ -180,6 +180,17 @@ class CupyLauncher:
         with self._on(stream):
             self._cupy.cuda.get_current_stream().wait_event(mark)
 
+    def clock(self, stream: Any = None) -> Any:
+        with self._on(stream):
+            event = self._cupy.cuda.Event()
+            event.record()
+            return event
+
+    def seconds(self, start: Any, stop: Any) -> float:
+        with self._on(None):
+            stop.synchronize()
+            return float(self._cupy.cuda.get_elapsed_time(start, stop)) / 1e3
+
     @contextlib.contextmanager
     def _on(self, stream: Any) -> Iterator[None]:
         """This device and stream are the current ones; the driver's errors become gpuq's."""

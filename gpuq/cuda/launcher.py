@@ -85,3 +85,11 @@ class Launcher(Protocol):
     def wait(self, mark: Any, stream: Any = None) -> None:
         """Makes a stream wait for a mark; the host does not."""
         ...
+
+    def clock(self, stream: Any = None) -> Any:
+        """A point in a stream whose time is kept."""
+        ...
+
+    def seconds(self, start: Any, stop: Any) -> float:
+        """From one clock to a later one of the same stream; waits for the later one."""
+        ...

@@ -67,6 +67,10 @@ class Step:
     views: tuple[Operand, ...]
     macs: int
 
+    def kernel(self, runs: int) -> str:
+        """The name of the kernel that a batch of this size takes."""
+        return str(self.plan.choice(runs).name) if isinstance(self.plan, CudaPlan) else self.plan.name
+
 
 @dataclass(frozen=True)
 class Program:

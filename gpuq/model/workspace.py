@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,6 +41,14 @@ class Workspace(Protocol):
         """Launches the program step by step; yields each right after it."""
         ...
 
+    def time_run(self, repeats: int) -> float:
+        """Seconds of one run of the program, the mean of so many after one more."""
+        ...
+
+    def time_step(self, number: int, repeats: int) -> float:
+        """Seconds of one step by itself, likewise; its inputs lie in the caches as its last run left them."""
+        ...
+
     def view(self, index: int) -> Any:
         """A tensor in the arena, (N, *shape), on the device."""
         ...
@@ -71,6 +80,14 @@ def _span(program: Program, operand: Operand, runs: int) -> slice:
     """The bytes of a tensor in the arena of so many runs."""
     start = operand.offset * runs
     return slice(start, start + math.prod(operand.shape) * operand.dtype.itemsize * runs)
+
+
+def _mean_seconds(call: Callable[[], None], repeats: int) -> float:
+    call()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
 
 
 class CpuWorkspace:
@@ -121,6 +138,14 @@ class CpuWorkspace:
                 with annotate(step.plan.name):
                     step.plan.launch(inputs, outputs, self._scratch)
                 yield step
+
+    def time_run(self, repeats: int) -> float:
+        return _mean_seconds(self.run, repeats)
+
+    def time_step(self, number: int, repeats: int) -> float:
+        step, inputs, outputs = self._launches[number]
+        with single_threaded():
+            return _mean_seconds(lambda: step.plan.launch(inputs, outputs, self._scratch), repeats)
 
     def view(self, index: int) -> npt.NDArray[Any]:
         return self._views[index]
@@ -190,6 +215,23 @@ class CudaWorkspace:
             for launch in launches:
                 self._launcher.launch(launch, stream)
             yield step
+
+    def time_run(self, repeats: int) -> float:
+        self.run()
+        return self._seconds(self.run, repeats)
+
+    def time_step(self, number: int, repeats: int) -> float:
+        _, launches = self._launches[number]
+        # As one graph: the host's time between two launches would count, too.
+        replay = self._launcher.record(launches * repeats)
+        replay()
+        return self._seconds(replay, 1) / repeats
+
+    def _seconds(self, call: Callable[[], None], repeats: int) -> float:
+        start = self._launcher.clock()
+        for _ in range(repeats):
+            call()
+        return self._launcher.seconds(start, self._launcher.clock()) / repeats
 
     def view(self, index: int) -> Any:
         return self._views[index]

@@ -200,6 +200,14 @@ class HostLauncher:
     def wait(self, mark: object, stream: object = None) -> None:
         """See synchronize()."""
 
+    def clock(self, stream: object = None) -> float:
+        """Now."""
+        return time.perf_counter()
+
+    def seconds(self, start: float, stop: float) -> float:
+        """Between two clocks."""
+        return stop - start
+
     def prepare(self, kernels: Sequence[Kernel]) -> None:
         """Compiles kernels that are not in the cache."""
         for kernel in kernels:

@@ -1,0 +1,105 @@
+"""Where the time of a network goes: every step by itself, beside the whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from gpuq.model.model import Model
+from gpuq.model.planner import Operand, Step
+
+
+@dataclass(frozen=True)
+class StepProfile:
+    """One step at one batch.
+
+    Attributes:
+        kernel: the kernel of this batch.
+        seconds: of one launch.
+        macs: multiply-accumulates of the batch.
+        nbytes: of inputs, outputs and constants, each counted once.
+    """
+
+    number: int
+    op: str
+    kernel: str
+    shape: tuple[int, ...]
+    seconds: float
+    macs: int
+    nbytes: int
+
+    @property
+    def tops(self) -> float:
+        """10^12 operations a second, two for each multiply-accumulate."""
+        return 2e-12 * self.macs / self.seconds
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        return 1e-9 * self.nbytes / self.seconds
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A network at one batch.
+
+    Attributes:
+        seconds: of one run of the whole program, without copies to and from the host.
+    """
+
+    batch: int
+    device: str
+    seconds: float
+    steps: tuple[StepProfile, ...]
+
+    @property
+    def sum_seconds(self) -> float:
+        """Of all steps by themselves; less than `seconds` where their inputs do not fit into the caches together."""
+        return sum(step.seconds for step in self.steps)
+
+
+def profile(model: Model, batch: int = 1, repeats: int = 20) -> Profile:
+    """Times a network on random inputs, on the device that it was loaded for.
+
+    Args:
+        batch: runs at once.
+        repeats: launches of each step, and runs of the whole, of which the mean is taken.
+
+    Raises:
+        DeviceOutOfMemory: the batch does not fit.
+    """
+    program = model.program
+    workspace = model._executor.open(batch)
+    rng = np.random.default_rng(0)
+    inputs = {}
+    for index in program.graph.inputs:
+        tensor = program.graph.tensors[index]
+        shape = (batch, *tensor.shape)
+        if tensor.dtype.kind == "f":
+            inputs[index] = rng.normal(size=shape).astype(tensor.dtype)
+        else:
+            info = np.iinfo(tensor.dtype)
+            inputs[index] = rng.integers(info.min, info.max, shape, tensor.dtype, endpoint=True)
+    workspace.load(inputs)
+    seconds = workspace.time_run(repeats)
+    steps = tuple(
+        StepProfile(
+            number=number,
+            op=step.node.spec.op,
+            kernel=step.kernel(batch),
+            shape=step.outputs[0].shape,
+            seconds=workspace.time_step(number, repeats),
+            macs=step.macs * batch,
+            nbytes=_nbytes(step, batch),
+        )
+        for number, step in enumerate(program.steps)
+    )
+    return Profile(batch, str(program.device), seconds, steps)
+
+
+def _nbytes(step: Step, batch: int) -> int:
+    def size(operand: Operand) -> int:
+        return math.prod(operand.shape) * operand.dtype.itemsize
+
+    return batch * sum(size(operand) for operand in (*step.inputs, *step.outputs)) + step.plan.constant_bytes
