@@ -625,7 +625,7 @@ def test_memory_limit(
     )
     assert np.array_equal(np.load(whole), np.load(parts))
     assert "one run needs" in refusal(capsys, "run", DIGITS, path, "--device", "cpu", "--memory-limit", "1K")
-    for bad in ("0", "x", "-1G", "1T"):
+    for bad in ("0", "x", "1T", ""):
         with pytest.raises(SystemExit):
             main(["run", str(DIGITS), path, "--memory-limit", bad])
         assert "must be a number of bytes" in capsys.readouterr().err
