@@ -169,6 +169,9 @@ def test_state(gpu: FakeCupy) -> None:
     total, kept = model(codes)
     assert total.tolist() == [[1, 2, 3, 4]]
     assert kept.tolist() == [[-7] * 4]
+    for workspace, _ in model._executor._pool:
+        workspace.view(state)[...] = 9  # what an operator that writes state would leave behind
+    assert model(codes)[1].tolist() == [[-7] * 4]
     session = model.session()
     session._workspace.view(state)[...] = 3
     assert session(codes)[0].tolist() == [[11, 12, 13, 14]]
