@@ -1,12 +1,13 @@
 """Whole networks: images per second and peak memory, gpuq beside LiteRT's three resolvers in one run.
 
-    python bench/bench_models.py --device cpu [--models GLOB] [--batch 1 8] [--threads 1 2] [--seconds 2]
+    python bench/bench_models.py [--device cpu|cuda] [--models GLOB] [--batch 1 8] [--threads 1 2] [--seconds 2]
 
 Every figure comes from a process of its own, so that peak memory and thread settings are its own too; the processes
 of one model, batch and thread count follow each other, so that a ratio compares neighbours in time. Inputs are
 random codes. LiteRT runs the batch as one tensor where the model can be resized, else sample by sample, whichever
-is faster. gpuq's CPU path uses one thread whatever the setting. Prints a table of ratios and writes JSON with machine
-and versions, whole, by atomic replace.
+is faster. gpuq's CPU path uses one thread whatever the setting. On a GPU, gpuq takes the batch from the host's memory
+("host") or has it on the GPU ("device"), whichever is faster, and every call waits for its result. Prints a table of
+ratios and writes JSON with machine and versions, whole, by atomic replace.
 
 Models come from the folder GPUQ_MATERIAL (default: `shared` beside the checkout).
 """
@@ -40,25 +41,27 @@ RUNTIMES = ("gpuq", *RESOLVERS)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=("cpu",))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--models", default="*", help="glob on the file's stem, for example 'mobilenet_v2*'")
-    parser.add_argument("--batch", type=int, nargs="+", default=(1, 8))
-    parser.add_argument("--threads", type=int, nargs="+", default=(1, 2))
+    parser.add_argument("--batch", type=int, nargs="+", default=None, help="default 1 8; on a GPU 1 32 256")
+    parser.add_argument("--threads", type=int, nargs="+", default=None, help="of LiteRT; default 1 2; on a GPU 1")
     parser.add_argument("--seconds", type=float, default=2.0, help="at least this long per figure")
-    parser.add_argument("--output", type=Path, default=None, help="JSON file; default bench/results/models_cpu.json")
+    parser.add_argument("--output", type=Path, default=None, help="JSON file; default bench/results/models_DEVICE.json")
     parser.add_argument("--child", default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(measure(**json.loads(arguments.child))))
         return 0
+    on_gpu = arguments.device == "cuda"
+    batches = arguments.batch or ((1, 32, 256) if on_gpu else (1, 8))
     paths = find_models(arguments.models)
     results = []
     for path in paths:
-        for batch in arguments.batch:
-            for threads in arguments.threads:
+        for batch in batches:
+            for threads in arguments.threads or ((1,) if on_gpu else (1, 2)):
                 row = {"model": path.stem, "batch": batch, "threads": threads}
                 for runtime in RUNTIMES:
-                    row[runtime] = run_child(runtime, path, batch, threads, arguments.seconds)
+                    row[runtime] = run_child(runtime, arguments.device, path, batch, threads, arguments.seconds)
                 print(row_text(row), flush=True)
                 results.append(row)
     report = {"machine": machine(), "seconds": arguments.seconds, "results": results}
@@ -77,9 +80,10 @@ def find_models(pattern: str) -> list[Path]:
     return paths
 
 
-def run_child(runtime: str, path: Path, batch: int, threads: int, seconds: float) -> dict[str, Any]:
+def run_child(runtime: str, device: str, path: Path, batch: int, threads: int, seconds: float) -> dict[str, Any]:
     """Measures in a fresh process; a runtime that refuses the model gives {"error": its words}."""
-    task = {"runtime": runtime, "path": str(path), "batch": batch, "threads": threads, "seconds": seconds}
+    task = {"runtime": runtime, "device": device, "path": str(path), "batch": batch, "threads": threads}
+    task["seconds"] = seconds
     environment = os.environ | {name: str(threads) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
     command = [sys.executable, __file__, "--child", json.dumps(task)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -89,11 +93,13 @@ def run_child(runtime: str, path: Path, batch: int, threads: int, seconds: float
     return result
 
 
-def measure(runtime: str, path: str, batch: int, threads: int, seconds: float) -> dict[str, Any]:
+def measure(runtime: str, device: str, path: str, batch: int, threads: int, seconds: float) -> dict[str, Any]:
     """Times one runtime in this process."""
-    prepare = prepare_gpuq if runtime == "gpuq" else prepare_litert
     before = peak_bytes()
-    candidates = prepare(runtime, path, batch, threads)
+    if runtime == "gpuq":
+        candidates = prepare_gpuq(device, path, batch)
+    else:
+        candidates = prepare_litert(runtime, path, batch, threads)
     best: dict[str, Any] = {}
     for mode, call in candidates.items():
         timed = timings(call, seconds)
@@ -105,17 +111,31 @@ def measure(runtime: str, path: str, batch: int, threads: int, seconds: float) -
     return best
 
 
-def prepare_gpuq(runtime: str, path: str, batch: int, threads: int) -> dict[str, Callable[[], Any]]:
+def prepare_gpuq(device: str, path: str, batch: int) -> dict[str, Callable[[], Any]]:
     import numpy as np
 
     import gpuq
 
-    model = gpuq.load(path, device="cpu")
+    model = gpuq.load(path, device=device)
     inputs = [
         random_codes(np.random.default_rng(0), (batch * detail["shape"][0], *detail["shape"][1:]), detail["dtype"])
         for detail in model.get_input_details()
     ]
-    return {"batch": lambda: model(*inputs)}
+    if device == "cpu":
+        return {"batch": lambda: model(*inputs)}
+    import cupy
+
+    on_gpu = []
+    for value in inputs:
+        there = cupy.empty(value.shape, value.dtype)
+        there.set(value)
+        on_gpu.append(there)
+
+    def call() -> None:
+        model(*on_gpu)
+        cupy.cuda.get_current_stream().synchronize()
+
+    return {"host": lambda: model(*inputs), "device": call}
 
 
 def prepare_litert(runtime: str, path: str, batch: int, threads: int) -> dict[str, Callable[[], Any]]:

@@ -874,6 +874,7 @@ def test_scripts_are_bash(script: str) -> None:
 FAKE_PYTHON = """#!/usr/bin/env bash
 case "$*" in
     "-m pytest"*|"-m bench."*) echo "$*" >>"$NOTES" ;;
+    bench/bench_models.py*) echo "-m bench.bench_models in $GPUQ_MATERIAL" >>"$NOTES" ;;
     *probe*) echo "GPU X" ;;
 esac
 case "$*" in
@@ -899,6 +900,7 @@ def session(tmp_path: Path) -> Callable[..., tuple[subprocess.CompletedProcess[s
     def start(*arguments: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
         notes.write_text("")
         environment |= {"PYTHON": str(fake), "OUT": str(tmp_path / "out"), "NOTES": str(notes)}
+        environment.setdefault("GPUQ_MATERIAL", str(tmp_path))
         done = run("bash", "bench/gpu_session.sh", *arguments, **environment)
         return done, notes.read_text().splitlines()
 
@@ -909,13 +911,16 @@ def phases(notes: list[str]) -> list[str]:
     return [note.split()[1] for note in notes]
 
 
-ALL_PHASES = ["pytest", "bench.microbench", "bench.bench_conv2d", "bench.sanitize", "bench.bench_conv2d"]
+ALL_PHASES = [
+    "pytest",
+    *("bench.microbench", "bench.bench_conv2d", "bench.bench_models", "bench.sanitize", "bench.bench_conv2d"),
+]
 
 
 def test_session_runs_every_phase(session: Any, tmp_path: Path) -> None:
     done, notes = session("--budget", "300", "--wheels", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert phases(notes) == [*ALL_PHASES, "bench.report", "bench.report"]
+    assert phases(notes) == [*ALL_PHASES, "bench.report"]
     assert "the summary" in done.stdout
     assert "test_cuda_gpu.py" in notes[0]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["session.log"]
@@ -925,9 +930,12 @@ def test_session_goes_on_after_failures(session: Any, tmp_path: Path) -> None:
     done, notes = session("--budget", "300", "--wheels", str(tmp_path), TESTS="1", ALL="3")
     assert done.returncode == 1
     # A lost GPU: the last bench once more, without the layer that lost it.
-    assert phases(notes) == [*ALL_PHASES, "bench.bench_conv2d", "bench.report", "bench.report"]
-    assert "--resume" in notes[5]
+    assert phases(notes) == [*ALL_PHASES, "bench.bench_conv2d", "bench.report"]
+    assert "--resume" in notes[6]
     assert "something failed" in done.stdout
+    done, notes = session("--budget", "300", "--wheels", str(tmp_path), GPUQ_MATERIAL=str(tmp_path / "nowhere"))
+    assert phases(notes) == [*(phase for phase in ALL_PHASES if phase != "bench.bench_models"), "bench.report"]
+    assert "models: left out, no models" in done.stdout
 
 
 def test_session_without_a_gpu_or_with_bad_arguments(session: Any, tmp_path: Path) -> None:

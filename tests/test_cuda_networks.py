@@ -17,7 +17,6 @@ from gpuq.resources import resource
 
 from .compare import assert_equal_bits
 from .host_cuda.runner import HostLauncher, require_tools
-from .networks import small_network
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +65,9 @@ def test_digits(launcher: HostLauncher, name: str, runs: int, seed: int) -> None
 
 
 def test_small_network_in_parts(launcher: HostLauncher, seed: int) -> None:
+    # Here and not above: the tests on a GPU take this file's networks, where LiteRT may be missing.
+    from .networks import small_network
+
     program = on_cuda(small_network(), launcher).program
     limit = program.constant_bytes + 2 * program.arena_bytes + program.workspace_bytes(2)
     model, cpu = Model(program, limit), gpuq.load(small_network(), device="cpu")
