@@ -159,6 +159,22 @@ def test_out_of_memory_splits_the_batch(gpu: FakeCupy, seed: int) -> None:
         model(x[:4])
 
 
+def test_memory_limit(gpu: FakeCupy, seed: int) -> None:
+    program = gpuq.load(small_network(), device="cuda").program
+    limit = program.constant_bytes + 3 * program.arena_bytes + program.workspace_bytes(3)
+    model, x = gpuq.load(small_network(), device="cuda", memory_limit=limit), images(7, seed)
+    want, on_gpu = expected(x), gpu.asarray(x)
+    gpu.allocated.clear()
+    for got in model.run_batches([x, x[:3], x[:1], x]):
+        assert_equal_bits(got, want[: len(got)], f"seed {seed}")
+    assert_equal_bits(model(on_gpu).get(), want, f"seed {seed}")
+    assert len(model._executor._pool) == 1
+    assert max(gpu.allocated) + program.constant_bytes <= limit
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(model, [x] * 8):
+            assert_equal_bits(got, want, f"seed {seed}")
+
+
 def test_state(gpu: FakeCupy) -> None:
     net = Network()
     x = net.tensor(int8((1, 4), 1.0))
@@ -169,7 +185,7 @@ def test_state(gpu: FakeCupy) -> None:
     total, kept = model(codes)
     assert total.tolist() == [[1, 2, 3, 4]]
     assert kept.tolist() == [[-7] * 4]
-    for workspace, _ in model._executor._pool:
+    for workspace in model._executor._pool:
         workspace.view(state)[...] = 9  # what an operator that writes state would leave behind
     assert model(codes)[1].tolist() == [[-7] * 4]
     session = model.session()

@@ -218,6 +218,12 @@ def test_memory_limit(fitting: int, seed: int) -> None:
     model = gpuq.load(small_network(), device="cpu", memory_limit=limit)
     assert model.largest_batch == fitting
     assert_equal_bits(model(x), free(x), f"seed {seed}")
+    for index, value in free.tensors(x).items():
+        assert_equal_bits(model.tensors(x)[index], value, f"tensor {index} in parts, seed {seed}")
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(model, [x] * 8):
+            assert_equal_bits(got, free(x), f"taking turns, seed {seed}")
+    assert len(model._executor._pool) == 1, "more than one workspace would exceed the limit"
     if fitting == 1:
         with pytest.raises(DeviceOutOfMemory, match=f"one run needs {limit} bytes; the limit is {limit - 1}"):
             gpuq.load(small_network(), device="cpu", memory_limit=limit - 1)
@@ -246,7 +252,7 @@ def test_state_is_reset_for_every_call() -> None:
     total, kept = model(np.array([[1, 2, 3, 4]], np.int8))
     assert total.tolist() == [[1, 2, 3, 4]]
     assert kept.tolist() == [[-7] * 4]
-    for workspace, _ in model._executor._pool:
+    for workspace in model._executor._pool:
         workspace.view(state)[...] = 9  # what an operator that writes state would leave behind
     assert model(np.array([[1, 2, 3, 4]], np.int8))[1].tolist() == [[-7] * 4]
 

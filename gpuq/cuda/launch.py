@@ -180,6 +180,10 @@ class CupyLauncher:
         with self._on(stream):
             self._cupy.cuda.get_current_stream().wait_event(mark)
 
+    def finish(self, mark: Any) -> None:
+        with self._on(None):
+            mark.synchronize()
+
     def clock(self, stream: Any = None) -> Any:
         with self._on(stream):
             event = self._cupy.cuda.Event()

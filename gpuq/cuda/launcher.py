@@ -86,6 +86,10 @@ class Launcher(Protocol):
         """Makes a stream wait for a mark; the host does not."""
         ...
 
+    def finish(self, mark: Any) -> None:
+        """Waits on the host until a mark is reached."""
+        ...
+
     def clock(self, stream: Any = None) -> Any:
         """A point in a stream whose time is kept."""
         ...

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gpuq.cuda.arrays import is_device_array
 from gpuq.cuda.launcher import Launcher
-from gpuq.errors import DeviceOutOfMemory
+from gpuq.errors import DeviceError, DeviceOutOfMemory
 from gpuq.model.planner import Program
 from gpuq.model.workspace import CpuWorkspace, CudaWorkspace, Workspace
 
@@ -39,8 +39,11 @@ class Executor:
         """
         self.program = program
         self._lock = threading.Lock()
-        self._pool: list[tuple[Workspace, Any]] = []
+        self._pool: list[Workspace] = []
         self._largest = None if memory_limit is None else largest_batch(program, memory_limit)
+        # Under a limit there is one workspace, and callers take turns.
+        self._kept = POOLED_WORKSPACES if memory_limit is None else 1
+        self._turn = None if memory_limit is None else threading.Lock()
 
     @property
     def largest_batch(self) -> int | None:
@@ -51,27 +54,19 @@ class Executor:
         """The network's outputs from zero state: copies, (N * first dimension, ...), of the inputs' kind of array."""
         on_device = any(is_device_array(value) for value in inputs.values())
         outputs: list[Any] = []
-        done = 0
-        while done < runs:
-            workspace = self._take(min(runs - done, self._largest or runs), stream)
-            part = slice(done, done + workspace.runs)
-            try:
-                outputs = outputs or [self._new(index, runs, on_device, stream) for index in self.program.graph.outputs]
-                workspace.reset(stream)
-                workspace.load({index: self._part(index, value, part) for index, value in inputs.items()}, stream)
-                workspace.run(stream)
-                for index, out in zip(self.program.graph.outputs, outputs, strict=True):
-                    self._store(workspace, index, out[part], stream)
-                if not on_device:
-                    workspace.synchronize(stream)
-            finally:
-                self._give_back(workspace, stream)
-            done = part.stop
+        for part, workspace in self._parts(inputs, runs, stream):
+            outputs = outputs or [self._new(index, runs, on_device, stream) for index in self.program.graph.outputs]
+            workspace.run(stream)
+            for index, out in zip(self.program.graph.outputs, outputs, strict=True):
+                self._store(workspace, index, out[part], stream)
+            if not on_device:
+                workspace.synchronize(stream)
         return [joined(out) for out in outputs]
 
     def run_in(self, workspace: Workspace, inputs: Inputs, stream: Any = None) -> list[Any]:
         """The network's outputs, state as it lies in this workspace."""
         on_device = any(is_device_array(value) for value in inputs.values())
+        workspace.begin(stream)
         workspace.load(inputs, stream)
         workspace.run(stream)
         outputs = []
@@ -79,6 +74,7 @@ class Executor:
             out = self._new(index, workspace.runs, on_device, stream)
             self._store(workspace, index, out, stream)
             outputs.append(joined(out))
+        workspace.end(stream)
         if not on_device:
             workspace.synchronize(stream)
         return outputs
@@ -112,19 +108,17 @@ class Executor:
     def walk(self, inputs: Inputs, runs: int) -> dict[int, npt.NDArray[Any]]:
         """Every tensor that an operator computes, copied right after its step: the same steps as run()."""
         program = self.program
-        workspace = self._take(runs)
-        try:
-            workspace.reset()
-            workspace.load(inputs)
+        parts: list[dict[int, npt.NDArray[Any]]] = []
+        for _, workspace in self._parts(inputs, runs):
             computed = {view.tensor: self._copy(workspace, view.tensor) for view in program.input_views}
             for step in workspace.steps():
                 for operand in (*step.outputs, *step.views):
                     computed[operand.tensor] = self._copy(workspace, operand.tensor)
-        finally:
-            self._give_back(workspace)
+            parts.append(computed)
+        found = parts[0] if len(parts) == 1 else {i: np.concatenate([part[i] for part in parts]) for i in parts[0]}
         for index in _folded_outputs(program):
-            computed[index] = joined(np.repeat(program.constants[index][None], runs, axis=0))
-        return computed
+            found[index] = joined(np.repeat(program.constants[index][None], runs, axis=0))
+        return found
 
     def open(self, runs: int) -> Workspace:
         """A workspace of the caller's own.
@@ -134,10 +128,23 @@ class Executor:
         """
         return CpuWorkspace(self.program, runs) if self.program.launcher is None else CudaWorkspace(self.program, runs)
 
-    def _part(self, index: int, value: Any, part: slice) -> Any:
-        """These runs of an input."""
-        shape = self.program.graph.tensors[index].shape
-        return value.reshape(-1, *shape)[part]
+    def _parts(self, inputs: Inputs, runs: int, stream: Any = None) -> Iterator[tuple[slice, Workspace]]:
+        """(runs of this part, a workspace in zero state that holds their inputs), as few parts as memory allows."""
+        done = 0
+        while done < runs:
+            workspace = self._take(min(runs - done, self._largest or runs), stream)
+            part = slice(done, done + workspace.runs)
+            try:
+                workspace.reset(stream)
+                workspace.load({index: self._of_runs(index, value)[part] for index, value in inputs.items()}, stream)
+                yield part, workspace
+            finally:
+                self._give_back(workspace, stream)
+            done = part.stop
+
+    def _of_runs(self, index: int, value: Any) -> Any:
+        """An input as (runs, *shape)."""
+        return value.reshape(-1, *self.program.graph.tensors[index].shape)
 
     def _new(self, index: int, runs: int, on_device: bool, stream: Any) -> Any:
         """An array for an output of so many runs."""
@@ -167,16 +174,25 @@ class Executor:
 
     def _take(self, runs: int, stream: Any = None) -> Workspace:
         """A workspace from the pool, or a new one: of fewer runs where there is no memory for as many."""
-        launcher = self.program.launcher
+        if self._turn is not None:
+            self._turn.acquire()
+        try:
+            return self._found_or_opened(runs, stream)
+        except BaseException:
+            if self._turn is not None:
+                self._turn.release()
+            raise
+
+    def _found_or_opened(self, runs: int, stream: Any) -> Workspace:
         while True:
             with self._lock:
-                for position, (workspace, mark) in enumerate(self._pool):
-                    if workspace.runs == runs:
-                        self._pool.pop(position)
-                        if launcher is not None:
-                            # Its last call may still be under way, on another stream.
-                            launcher.wait(mark, stream)
-                        return workspace
+                position = next((i for i, workspace in enumerate(self._pool) if workspace.runs == runs), None)
+                workspace = None if position is None else self._pool.pop(position)
+                if workspace is None and self._turn is not None:
+                    self._pool.clear()
+            if workspace is not None:
+                workspace.begin(stream)
+                return workspace
             try:
                 return self.open(runs)
             except DeviceOutOfMemory:
@@ -191,11 +207,17 @@ class Executor:
                 self._largest = min(runs, self._largest or runs)
 
     def _give_back(self, workspace: Workspace, stream: Any = None) -> None:
-        launcher = self.program.launcher
-        mark = None if launcher is None else launcher.mark(stream)
-        with self._lock:
-            self._pool.append((workspace, mark))
-            del self._pool[:-POOLED_WORKSPACES]
+        try:
+            workspace.end(stream)
+            with self._lock:
+                self._pool.append(workspace)
+                del self._pool[: -self._kept]
+        except DeviceError:
+            # A lost device: whoever ran on it has had the error, and nobody can use this workspace again.
+            pass
+        finally:
+            if self._turn is not None:
+                self._turn.release()
 
 
 class _Lane:
@@ -211,16 +233,18 @@ class _Lane:
     def start(self, inputs: Inputs, runs: int) -> None:
         """Copies in, launches, copies out, and waits for nothing."""
         executor, stream = self._executor, self._stream
-        program = executor.program
-        if any(is_device_array(value) for value in inputs.values()):
+        program, largest = executor.program, executor.largest_batch
+        on_device = any(is_device_array(value) for value in inputs.values())
+        if on_device or (largest is not None and runs > largest):
             self._outputs = executor.run(inputs, runs, stream)
             return
         workspace = executor._take(runs, stream)
+        if workspace.runs < runs:
+            # In parts, one after the other: there is no memory to do it side by side.
+            executor._give_back(workspace, stream)
+            self._outputs = executor.run(inputs, runs, stream)
+            return
         try:
-            if workspace.runs < runs:
-                # In parts, one after the other: there is no memory to do it side by side.
-                self._outputs = executor.run(inputs, runs)
-                return
             workspace.reset(stream)
             workspace.load({index: self._staged(index, value) for index, value in inputs.items()}, stream)
             workspace.run(stream)

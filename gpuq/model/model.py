@@ -42,7 +42,7 @@ def load(
             (TFLite Micro).
         limits: the largest model to accept.
         memory_limit: bytes that constants, activations and scratch may take; a batch that needs more is computed in
-            parts, with the same result. None: what there is.
+            parts, with the same result, and threads take turns. None: what there is.
 
     Raises:
         FileNotFoundError, OSError: the path cannot be read.

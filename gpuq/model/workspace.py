@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ from gpuq.cpu.blas import single_threaded
 from gpuq.cuda.kernel import Launch
 from gpuq.cuda.launcher import Replay
 from gpuq.cuda.plans import CudaPlan
-from gpuq.errors import DeviceOutOfMemory
+from gpuq.errors import DeviceError, DeviceOutOfMemory
 from gpuq.model.planner import ALIGNMENT, Operand, Program, Step
 from gpuq.ranges import annotate
 
@@ -24,6 +25,14 @@ class Workspace(Protocol):
 
     @property
     def runs(self) -> int: ...
+
+    def begin(self, stream: Any = None) -> None:
+        """Before a call on a stream: makes it wait for the last call, which may have been on another."""
+        ...
+
+    def end(self, stream: Any = None) -> None:
+        """After a call on a stream, of which nothing need be done yet."""
+        ...
 
     def reset(self, stream: Any = None) -> None:
         """Sets state to what the runtimes reset it to."""
@@ -119,6 +128,12 @@ class CpuWorkspace:
         ]
         self.reset()
 
+    def begin(self, stream: Any = None) -> None:
+        pass
+
+    def end(self, stream: Any = None) -> None:
+        pass
+
     def reset(self, stream: Any = None) -> None:
         for index, value in initial_states(self._program):
             self._views[index][...] = value
@@ -193,7 +208,21 @@ class CudaWorkspace:
             for step in program.steps
         ]
         self._replay: Replay | None = None
+        self._mark: Any = None
         self.reset()
+
+    def __del__(self) -> None:
+        # Memory goes back to a pool that knows one stream of it; the last call may be under way on another.
+        if getattr(self, "_mark", None) is not None:
+            with contextlib.suppress(DeviceError):
+                self._launcher.finish(self._mark)
+
+    def begin(self, stream: Any = None) -> None:
+        if self._mark is not None:
+            self._launcher.wait(self._mark, stream)
+
+    def end(self, stream: Any = None) -> None:
+        self._mark = self._launcher.mark(stream)
 
     def reset(self, stream: Any = None) -> None:
         for index, value in initial_states(self._program):

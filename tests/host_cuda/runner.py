@@ -200,6 +200,9 @@ class HostLauncher:
     def wait(self, mark: object, stream: object = None) -> None:
         """See synchronize()."""
 
+    def finish(self, mark: object) -> None:
+        """See synchronize()."""
+
     def clock(self, stream: object = None) -> float:
         """Now."""
         return time.perf_counter()
