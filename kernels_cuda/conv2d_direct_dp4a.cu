@@ -47,8 +47,8 @@ __device__ __forceinline__ void load_chunk(int words[WORDS], const unsigned char
 
 // k_table: per load {row offset in the image, column offset, channel, valid channels}. k_quads: 16-byte pieces
 // of a row of weights. columns: groups * quads; outputs: pixels * columns.
-// 8 blocks share a multiprocessor: left to itself, the compiler takes so few registers that some kinds spill.
-extern "C" __global__ void __launch_bounds__(THREADS, 8)
+// 5 blocks share a multiprocessor: left to itself, the compiler takes so few registers that some kinds spill.
+extern "C" __global__ void __launch_bounds__(THREADS, 5)
     conv2d_direct_dp4a(const unsigned char* __restrict__ x, long long x_image_pitch, int x_row_pitch,
                        int x_pixel_pitch, const int4* __restrict__ weights, const int4* __restrict__ k_table,
                        const int* __restrict__ bias, const Factor* __restrict__ factors,

@@ -16,7 +16,7 @@ from gpuq.numerics import Rounding, Rule
 from gpuq.ops.arg_max import ArgMaxSpec, reference
 
 from .compare import assert_equal_bits
-from .cuda_layers import launcher, random_codes
+from .cuda_layers import launcher, random_codes, scaled
 from .cuda_operators import placed
 from .host_cuda.runner import HostLauncher
 
@@ -51,7 +51,7 @@ def check(
 def test_any_axis(launcher: HostLauncher, dtype: str, out_dtype: str, seed: int) -> None:
     rng = np.random.default_rng([seed, dtype == "int8", out_dtype == "int32"])
     names = set()
-    for case in range(300):
+    for case in range(scaled(300)):
         rank = int(rng.integers(1, 7))
         shape = [int(n) for n in rng.integers(1, (0, 67, 13, 9, 5, 4, 3)[rank] + 1, rank)]
         axis = int(rng.integers(rank))

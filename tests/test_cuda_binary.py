@@ -22,7 +22,7 @@ from gpuq.ops.mul import MulSpec
 from gpuq.ops.sub import SubSpec
 from gpuq.quant import Quant
 
-from .cuda_layers import launcher, random_codes
+from .cuda_layers import launcher, random_codes, scaled
 from .cuda_operators import random_quant, run_layer
 from .host_cuda.runner import HostLauncher
 from .layers import ACTIVATIONS
@@ -116,7 +116,7 @@ def test_equal_shapes(
     align, gaps, dtype = way
     rng = np.random.default_rng([seed, rule, align, gaps, dtype == "int8", list(REFERENCES).index(spec_type)])
     names = set()
-    for case in range(50):
+    for case in range(scaled(50)):
         shape = (*(int(n) for n in rng.integers(1, 7, rng.integers(0, 4))), random_channels(rng, align))
         if align > 1 and not gaps and case % 3 == 0:
             shape = (int(rng.integers(1, 900)),)  # a tail that is no whole chunk
@@ -159,7 +159,7 @@ def broadcast_shapes(rng: np.random.Generator) -> tuple[tuple[int, ...], tuple[i
 @pytest.mark.parametrize("spec_type", list(REFERENCES), ids=lambda spec_type: spec_type.op)
 def test_broadcasting(launcher: HostLauncher, spec_type: type[BinarySpec], dtype: str, seed: int) -> None:
     rng = np.random.default_rng([seed, 7, dtype == "int8", list(REFERENCES).index(spec_type)])
-    for case in range(120):
+    for case in range(scaled(120)):
         shapes = broadcast_shapes(rng)
         # With one activation, one rule and a table for b alone: what is compiled here is the walk.
         spec = random_spec(rng, spec_type, dtype, shapes)
@@ -181,7 +181,7 @@ def test_broadcasting(launcher: HostLauncher, spec_type: type[BinarySpec], dtype
 def test_a_vector_for_every_pixel(launcher: HostLauncher, spec_type: type[BinarySpec], seed: int) -> None:
     rng = np.random.default_rng([seed, 8, list(REFERENCES).index(spec_type)])
     for align in (16, 4):
-        for case in range(25):
+        for case in range(scaled(25)):
             channels = random_channels(rng, align)
             image = (int(rng.integers(1, 6)), int(rng.integers(1, 6)), channels)
             vector = ((channels,), (1, 1, channels), (image[0], 1, channels))[case % 3]

@@ -17,7 +17,7 @@ from gpuq.ops.concatenation import ConcatenationSpec
 from gpuq.ops.pad import PadSpec
 from gpuq.quant import Quant
 
-from .cuda_layers import launcher, random_codes
+from .cuda_layers import launcher, random_codes, scaled
 from .cuda_operators import random_quant, run_layer
 from .host_cuda.runner import HostLauncher
 
@@ -41,7 +41,7 @@ def random_shape(rng: np.random.Generator, align: int) -> tuple[int, ...]:
 def test_pads_equal_reference(launcher: HostLauncher, dtype: str, align: int, seed: int) -> None:
     rng = np.random.default_rng([seed, align, dtype == "int8"])
     names = set()
-    for case in range(120):
+    for case in range(scaled(120)):
         shape = random_shape(rng, align)
         pads = [tuple(int(n) for n in rng.choice([0, 0, 1, 2, 3], 2)) for _ in shape]
         kind = rng.integers(3)
@@ -77,7 +77,7 @@ def test_images_of_few_channels_are_written_in_words(launcher: HostLauncher, see
 def test_concatenations_equal_reference(launcher: HostLauncher, dtype: str, align: int, seed: int) -> None:
     rng = np.random.default_rng([seed, 3, align, dtype == "int8"])
     names = set()
-    for case in range(70):
+    for case in range(scaled(70)):
         shape = random_shape(rng, align)
         axis = len(shape) - 1 if rng.random() < 0.5 else int(rng.integers(len(shape)))
         step = align if axis == len(shape) - 1 and rng.random() < 0.7 else 1

@@ -19,7 +19,7 @@ from gpuq.ops.quantize import QuantizeSpec, reference
 from gpuq.quant import Quant
 
 from .compare import assert_equal_bits
-from .cuda_layers import launcher
+from .cuda_layers import launcher, scaled
 from .host_cuda.runner import HostLauncher
 
 __all__ = ["launcher"]
@@ -71,7 +71,7 @@ def bound(map_: AffineMap, launcher: HostLauncher, x: np.ndarray, y: np.ndarray)
 def test_affine_maps(launcher: HostLauncher, op: str, dtype: str, per_channel: bool, aligned: bool, seed: int) -> None:
     rng = np.random.default_rng([seed, CODE_DTYPES.index(dtype), per_channel, aligned])
     size = np.dtype(dtype).itemsize
-    for case in range(20):
+    for case in range(scaled(75)):
         shape = tuple(int(n) for n in rng.integers(1, 9, rng.integers(1, 5)))
         axis = int(rng.integers(-len(shape), len(shape))) if per_channel else None
         quant = random_quant(rng, dtype, shape, axis)
@@ -102,7 +102,7 @@ def test_nan_gives_the_lowest_code(launcher: HostLauncher) -> None:
 def test_requantize_by_table(launcher: HostLauncher, dtypes: tuple[str, str], start: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for rounding in (Rounding.V1, Rounding.V2):
-        for size in (1, 15, 16, 5000):
+        for size in (1, 15, 16, 5000, *rng.integers(1, 100, scaled(25)).tolist()):
             spec = QuantizeSpec(
                 shape=(size,),
                 x_quant=Quant(0.3, 5, dtype=dtypes[0]),

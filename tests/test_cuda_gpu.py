@@ -280,7 +280,12 @@ def test_arrays_on_the_cpu_are_refused(gpu: Gpu, seed: int) -> None:
 
 
 def networks() -> list[str]:
-    return ["digits_int8", *test_cuda_networks.SMALL_MODELS, *test_cuda_networks.LARGER_MODELS]
+    return [
+        "digits_int8",
+        *test_cuda_networks.SMALL_MODELS,
+        *test_cuda_networks.LARGER_MODELS,
+        *test_cuda_networks.LARGEST_MODELS,
+    ]
 
 
 @pytest.mark.parametrize("name", networks())

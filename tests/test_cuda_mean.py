@@ -15,7 +15,7 @@ from gpuq.numerics import Rounding, Rule
 from gpuq.ops.mean import MeanSpec, reference
 from gpuq.quant import Quant
 
-from .cuda_layers import launcher, random_codes
+from .cuda_layers import launcher, random_codes, scaled
 from .cuda_operators import random_quant, run_layer
 from .host_cuda.runner import HostLauncher
 
@@ -56,7 +56,7 @@ def random_spec(
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 def test_means_of_images(launcher: HostLauncher, dtype: str, align: int, quads: int, seed: int) -> None:
     rng = np.random.default_rng([seed, quads, align, dtype == "int8"])
-    for case in range(60):
+    for case in range(scaled(60)):
         channels = 4 * int(rng.integers(1, 50)) if align == 4 else int(rng.integers(1, 68))
         shape = (int(rng.integers(1, 12)), int(rng.integers(1, 12)), channels)
         axes = ((0, 1), (0, 1), (1,), (0,), ())[rng.integers(5)]
@@ -71,7 +71,7 @@ def test_means_of_images(launcher: HostLauncher, dtype: str, align: int, quads: 
 def test_means_over_any_axes(launcher: HostLauncher, dtype: str, seed: int) -> None:
     rng = np.random.default_rng([seed, dtype == "int8"])
     kernels = set()
-    for case in range(250):
+    for case in range(scaled(250)):
         shape = tuple(int(n) for n in rng.integers(1, 6, rng.integers(1, 7)))
         axes = tuple(axis for axis in range(len(shape)) if rng.random() < 0.5)
         if case % 10 == 5:

@@ -18,7 +18,7 @@ from gpuq.ops.max_pool_2d import MaxPool2dSpec
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
 
-from .cuda_layers import launcher, random_codes
+from .cuda_layers import launcher, random_codes, scaled
 from .cuda_operators import random_quant, run_layer
 from .host_cuda.runner import HostLauncher
 from .layers import ACTIVATIONS
@@ -53,7 +53,7 @@ def test_pools_equal_reference(
     launcher: HostLauncher, spec_type: type[Pool2dSpec], dtype: str, align: int, seed: int
 ) -> None:
     rng = np.random.default_rng([seed, align, dtype == "int8", list(REFERENCES).index(spec_type)])
-    for case in range(120):
+    for case in range(scaled(120)):
         window, in_h, in_w = random_window(rng, 9 if rng.random() < 0.2 else 3)
         channels = 4 * int(rng.integers(1, 17)) if align == 4 else int(rng.integers(1, 68))
         quant = random_quant(rng, dtype, -6, 0)

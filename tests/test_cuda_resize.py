@@ -16,7 +16,7 @@ from gpuq.ops import resize_bilinear, resize_nearest_neighbor
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec, ResizeSpec
 from gpuq.ops.resize_nearest_neighbor import ResizeNearestNeighborSpec
 
-from .cuda_layers import launcher, random_codes
+from .cuda_layers import launcher, random_codes, scaled
 from .cuda_operators import run_layer
 from .host_cuda.runner import HostLauncher
 
@@ -37,7 +37,7 @@ def test_resizes_equal_reference(
     launcher: HostLauncher, spec_type: type[ResizeSpec], dtype: str, align: int, seed: int
 ) -> None:
     rng = np.random.default_rng([seed, align, dtype == "int8", list(REFERENCES).index(spec_type)])
-    for case in range(120):
+    for case in range(scaled(120)):
         sizes = [int(n) for n in rng.integers(1, 12, 4)]
         if rng.random() < 0.2:
             sizes[2] = int(rng.integers(50, 200))  # so large that rounded scales lead beyond the last row

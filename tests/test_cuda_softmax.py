@@ -16,7 +16,7 @@ from gpuq.ops.softmax import SoftmaxSpec, reference
 from gpuq.quant import Quant
 
 from .compare import assert_equal_bits
-from .cuda_layers import launcher, random_codes
+from .cuda_layers import launcher, random_codes, scaled
 from .cuda_operators import run_layer
 from .host_cuda.runner import HostLauncher, require_tools
 
@@ -40,7 +40,7 @@ def spec_of(depth: int, dtype: str, scale: float, beta: float = 1.0) -> SoftmaxS
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 def test_rows_equal_reference(launcher: HostLauncher, dtype: str, align: int, seed: int) -> None:
     rng = np.random.default_rng([seed, align, dtype == "int8"])
-    for case in range(120):
+    for case in range(scaled(120)):
         largest = 70 if case % 10 else 1500
         depth = align * int(rng.integers(1, largest // align + 1))
         scale = float(np.float32(2.0 ** rng.uniform(-12, 2)))

@@ -24,7 +24,7 @@ from .host_cuda.runner import HostLauncher, require_tools
 
 GOLDEN = Path(__file__).with_name("golden.json")
 RUNS = 2
-MODELS = ("digits_int8", *networks.SMALL_MODELS, *networks.LARGER_MODELS)
+MODELS = ("digits_int8", *networks.SMALL_MODELS, *networks.LARGER_MODELS, *networks.LARGEST_MODELS)
 # Whole networks thread by thread on the CPU take their time; the others' tensors are compared in test_cuda_networks.py.
 ON_HOST_CUDA = ("digits_int8", "kws_dscnn_int8", "hello_world_int8", "ad_autoencoder_int8")
 
