@@ -92,6 +92,10 @@ def test_probe_survives_missing_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     found = cuda.probe()
     assert (found.nvrtc, found.driver, found.runtime) == (None, None, 12080)
     assert found.problem is None
+    # Without a compiler there is a GPU, and nothing to run on it.
+    assert resolve_device("auto") == Device("cpu")
+    with pytest.raises(DeviceNotAvailable, match="CuPy finds no NVRTC"):
+        resolve_device("cuda")
 
 
 def test_usable_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -240,6 +242,23 @@ def test_run_batches_in_order(seed: int) -> None:
     assert list(model.run_batches([])) == []
     with pytest.raises(gpuq.InputTypeError, match="expected int8, got float32"):
         list(model.run_batches([batches[0], batches[0].astype(np.float32)]))
+
+
+def test_calls_leave_nothing_behind(seed: int) -> None:
+    model, x = load(small_network()), images(2, seed)
+    for _ in range(20):
+        model(x)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(500):
+            model(x)
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 20_000, f"{grown} bytes after 500 calls"
 
 
 def test_state_is_reset_for_every_call() -> None:

@@ -85,4 +85,6 @@ def unavailable(index: int) -> str | None:
     if gpu.compute_capability < MIN_COMPUTE_CAPABILITY:
         major, minor = gpu.compute_capability
         return f"{gpu.name} is sm_{major}{minor}; gpuq needs sm_75 or newer"
+    if found.nvrtc is None:
+        return "CuPy finds no NVRTC, which compiles the kernels; gpuq doctor says what to install"
     return None
