@@ -45,9 +45,9 @@ __device__ __forceinline__ void load_chunk(int words[WORDS], const unsigned char
 #endif
 }
 
-// k_table: per load {row offset in the image, column offset, channel, valid channels}. k_quads: 16-byte pieces
-// of a row of weights. columns: groups * quads; outputs: pixels * columns.
-// 5 blocks share a multiprocessor: left to itself, the compiler takes so few registers that some kinds spill.
+// k_table: per load {row offset in the image, column offset, channel, valid channels}. k_quads: 16-byte
+// pieces of a row of weights. columns: groups * quads; outputs: pixels * columns. 5 blocks share a
+// multiprocessor: left to itself, the compiler takes so few registers that some kinds spill.
 extern "C" __global__ void __launch_bounds__(THREADS, 5)
     conv2d_direct_dp4a(const unsigned char* __restrict__ x, long long x_image_pitch, int x_row_pitch,
                        int x_pixel_pitch, const int4* __restrict__ weights, const int4* __restrict__ k_table,
@@ -137,5 +137,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5)
   }
   unsigned char* const target = y + image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
                                 static_cast<long long>(ow) * y_pixel_pitch + group * group_out_c + first;
-  store_codes(target, codes_of(sums, factor, out_zero_point, act_min, act_max), group_out_c - first, vector_store);
+  store_codes(target, codes_of(sums, factor, out_zero_point, act_min, act_max), group_out_c - first,
+              vector_store);
 }

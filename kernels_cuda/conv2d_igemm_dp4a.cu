@@ -38,7 +38,8 @@
 // BK              bytes of K of a tile, 32 or 64
 // VEC             bytes of one load along the channels: 16, 8, 4; 1 loads byte by byte, for any channel count
 // WINDOW_SUM      1: the weights have a zero point
-// OUTPUT          what is written: OUTPUT_CODES; OUTPUT_PARTIAL, int32 sums without bias, each split of K into
+// OUTPUT          what is written: OUTPUT_CODES; OUTPUT_PARTIAL, int32 sums without bias, each split of K
+// into
 //                 its own (pixels, channels) slice of y, for requantize_sums.cu to add up
 // and those of epilogue.cuh
 #define OUTPUT_CODES 0
@@ -89,8 +90,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
                       long long y_image_pitch, int y_row_pitch, int y_pixel_pitch, int pixels, int in_h,
                       int in_w, int group_in_c, int out_h, int out_w, int group_out_c, int padded_out_c,
                       int stride_h, int stride_w, int pad_top, int pad_left, int k_quads, int k_tiles,
-                      int tiles_per_split, int splits, long long split_pitch, int x_zero_point, int window_factor,
-                      int out_zero_point, int act_min, int act_max, int vector_store) {
+                      int tiles_per_split, int splits, long long split_pitch, int x_zero_point,
+                      int window_factor, int out_zero_point, int act_min, int act_max, int vector_store) {
   SHARED(int4, As, [STAGES][BM][QUADS]);
   SHARED(int4, Bs, [STAGES][BN][QUADS]);
   SHARED(long long, y_offsets, [BM]);
@@ -242,7 +243,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     const int4* const a_quads = &As[stage][warp_row + lane_m][0];
     const int4* const b_quads = &Bs[stage][warp_slot + lane_n][0];
     // Large tiles are not unrolled: with both quads' operands in registers, sums would be spilled.
-#pragma unroll (TM * TN > 16 ? 1 : QUADS)
+#pragma unroll(TM* TN > 16 ? 1 : QUADS)
     for (int quad = 0; quad < QUADS; ++quad) {
       int4 a[TM];
 #pragma unroll

@@ -204,7 +204,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
   };
   add_word(true);
   // Small tiles have registers for the operands of two words at once; large ones would spill sums.
-#pragma unroll (TM * TN > 16 ? 1 : 2)
+#pragma unroll(TM* TN > 16 ? 1 : 2)
   for (int k = 1; k < words; ++k) add_word(false);
 
   // The epilogue: four neighbouring channels of all pixels, then the next four, so that few factors are in

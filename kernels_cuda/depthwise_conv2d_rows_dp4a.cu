@@ -214,8 +214,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
             const unsigned selector = (c % 2 == 0 ? 0x10u : 0x32u) | (0x44u + 0x11u * c) << 8;
             even[k] = static_cast<int>(byte_perm(pair[k][c / 2], pair[k + 1][0], selector));
           } else {
-            even[k] = static_cast<int>(
-                byte_perm(pair[k][c / 2], pair[k + 1][c / 2], c % 2 == 0 ? 0x5410 : 0x7632));
+            even[k] =
+                static_cast<int>(byte_perm(pair[k][c / 2], pair[k + 1][c / 2], c % 2 == 0 ? 0x5410 : 0x7632));
           }
         }
 #if COLUMN

@@ -26,16 +26,13 @@
 // and those of epilogue.cuh
 
 // items: images * out_h * column_groups * words.
-extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
-    depthwise_conv2d_taps_dp4a(const unsigned char* __restrict__ x, long long x_image_pitch, int x_row_pitch,
-                               int x_pixel_pitch, const int4* __restrict__ weights,
-                               const int4* __restrict__ taps, const int4* __restrict__ bias,
-                               const Factor* __restrict__ factors, unsigned char* __restrict__ y,
-                               long long y_image_pitch, int y_row_pitch, int y_pixel_pitch, int in_h,
-                               int in_w, int channels, int multiplier, int out_h, int out_w, int stride_h,
-                               int stride_w, int pad_top, int pad_left, int words, int quads,
-                               int column_groups, int items, int x_zero_point, int out_zero_point,
-                               int act_min, int act_max, int vector_store) {
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) depthwise_conv2d_taps_dp4a(
+    const unsigned char* __restrict__ x, long long x_image_pitch, int x_row_pitch, int x_pixel_pitch,
+    const int4* __restrict__ weights, const int4* __restrict__ taps, const int4* __restrict__ bias,
+    const Factor* __restrict__ factors, unsigned char* __restrict__ y, long long y_image_pitch,
+    int y_row_pitch, int y_pixel_pitch, int in_h, int in_w, int channels, int multiplier, int out_h,
+    int out_w, int stride_h, int stride_w, int pad_top, int pad_left, int words, int quads, int column_groups,
+    int items, int x_zero_point, int out_zero_point, int act_min, int act_max, int vector_store) {
   const unsigned item = blockIdx.x * THREADS + threadIdx.x;
   if (item >= static_cast<unsigned>(items)) return;
   const int word = static_cast<int>(item % words);

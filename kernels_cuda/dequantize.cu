@@ -26,8 +26,8 @@ __device__ __forceinline__ float value_of(CODE code, float scale, int zero_point
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     dequantize(const CODE* __restrict__ x, const float* __restrict__ scales,
-               const int* __restrict__ zero_points, float* __restrict__ y, long long elements, long long inner,
-               int channels) {
+               const int* __restrict__ zero_points, float* __restrict__ y, long long elements,
+               long long inner, int channels) {
   const long long first = 4 * (static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x);
   if (first >= elements) return;
   const int count = elements - first < 4 ? static_cast<int>(elements - first) : 4;

@@ -1,6 +1,7 @@
 // The end of every convolution: four sums of neighbouring channels become four codes, and one store.
 //
-//   code = clamp(zp_y + requantize(sum))      clamped to [act_min, act_max], which lies within the codes' range
+//   code = clamp(zp_y + requantize(sum))      clamped to [act_min, act_max], which lies within the codes'
+//   range
 
 #pragma once
 
@@ -33,7 +34,8 @@ __device__ __forceinline__ int wrapping_multiply(int a, int b) {
   return static_cast<int>(static_cast<unsigned>(a) * static_cast<unsigned>(b));
 }
 
-__device__ __forceinline__ int clamped_code(int sum, Factor factor, int zero_point, int act_min, int act_max) {
+__device__ __forceinline__ int clamped_code(int sum, Factor factor, int zero_point, int act_min,
+                                            int act_max) {
   int code = Requantize<RULE>::apply(sum, factor, zero_point);
 #if CLAMP
   code = code < act_min ? act_min : code;

@@ -28,7 +28,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       unsigned mapped = 0;
 #pragma unroll
       for (int byte = 0; byte < 4; ++byte) {
-        mapped |= static_cast<unsigned>(codes[static_cast<unsigned>(in[word]) >> (8 * byte) & 255]) << (8 * byte);
+        mapped |= static_cast<unsigned>(codes[static_cast<unsigned>(in[word]) >> (8 * byte) & 255])
+                  << (8 * byte);
       }
       out[word] = static_cast<int>(mapped);
     }

@@ -1,7 +1,8 @@
 // Real values become codes: y = clamp(round(x / scale) + zero_point), ties away from zero.
 //
-// The quotient is rounded to float32 as in the runtimes (LiteRT tflite/kernels/internal/reference/quantize.h);
-// codes beyond the range saturate; NaN, which has no code, gives the lowest one.
+// The quotient is rounded to float32 as in the runtimes (LiteRT
+// tflite/kernels/internal/reference/quantize.h); codes beyond the range saturate; NaN, which has no code,
+// gives the lowest one.
 //
 // A thread makes four neighbouring codes. Channels, where scales differ, lie `inner` elements apart:
 // channel = i / inner % channels.
@@ -23,13 +24,14 @@ __device__ __forceinline__ float round_half_away(float value) {
   return fabsf(value - whole) >= 0.5f ? whole + copysignf(1.0f, value) : whole;
 }
 
-__device__ __forceinline__ CODE code_of(float value, float scale, int zero_point, int code_min, int code_max) {
+__device__ __forceinline__ CODE code_of(float value, float scale, int zero_point, int code_min,
+                                        int code_max) {
   const float rounded = round_half_away(__fdiv_rn(value, scale));
   // Clamped before the zero point is added, far beyond what any sum can bring back into the range.
-  const long long sum = sizeof(CODE) == 4
-                            ? __float2ll_rz(fminf(fmaxf(rounded, -0x1p40f), 0x1p40f)) + zero_point
-                            : static_cast<long long>(__float2int_rz(fminf(fmaxf(rounded, -0x1p20f), 0x1p20f)) +
-                                                     zero_point);
+  const long long sum =
+      sizeof(CODE) == 4
+          ? __float2ll_rz(fminf(fmaxf(rounded, -0x1p40f), 0x1p40f)) + zero_point
+          : static_cast<long long>(__float2int_rz(fminf(fmaxf(rounded, -0x1p20f), 0x1p20f)) + zero_point);
   return static_cast<CODE>(sum < code_min ? code_min : sum > code_max ? code_max : sum);
 }
 

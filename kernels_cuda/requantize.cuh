@@ -92,7 +92,8 @@ struct Requantize<RULE_V1_RIGHT> {
     // through the floor as it is. acc < 0 stands in for h < 0: they differ at acc = -1, m = 2^30 alone, where
     // h is 0 and both give 0. Packing has proven that the last sum is an int32 for every sum that the weights
     // allow; on the way there it may wrap.
-    const unsigned sum = static_cast<unsigned>(high) + static_cast<unsigned>(acc) + static_cast<unsigned>(acc >> 31);
+    const unsigned sum =
+        static_cast<unsigned>(high) + static_cast<unsigned>(acc) + static_cast<unsigned>(acc >> 31);
     return static_cast<int>(sum) >> factor.right;
   }
 };

@@ -6,10 +6,10 @@
 
 #pragma once
 
-#include <initializer_list>
 #include <math.h>    // with its C++ overloads: rint(float), fabs(double), ...
 #include <stdlib.h>  // abs of every type
 
+#include <initializer_list>
 #include <limits>
 #include <type_traits>
 #include <utility>
