@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, int32s
 from gpuq.cuda.layer import Traits
-from gpuq.cuda.layout import ImageLayout
-from gpuq.cuda.strides import Dimension, alignment, contiguous_strides, folded, image_shape, run_strides
+from gpuq.cuda.layout import ImageLayout, alignment
+from gpuq.cuda.strides import Dimension, contiguous_strides, folded, image_shape, run_strides
 from gpuq.numerics import Rule
 from gpuq.ops.arg_max import ArgMaxSpec
 from gpuq.ops.spec import INT64, UINT8

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from gpuq.cuda.launch import CupyLauncher, as_stream
+from gpuq.cuda.launch import as_stream
+from gpuq.cuda.launcher import Launcher
 from gpuq.errors import DeviceNotAvailable, InputTypeError
 
 # DLPack's numbers of CUDA memory: kDLCUDA, kDLCUDAManaged.
@@ -53,8 +54,8 @@ def as_numpy(x: Any) -> np.ndarray[Any, Any]:
     return np.asarray(as_cupy(x).get())
 
 
-def empty_array(launcher: CupyLauncher, shape: Sequence[int], dtype: np.dtype[Any], stream: Any = None) -> Any:
-    """A new CuPy array for work on this stream.
+def empty_array(launcher: Launcher, shape: Sequence[int], dtype: np.dtype[Any], stream: Any = None) -> Any:
+    """A new array of the device for work on this stream.
 
     Raises:
         DeviceOutOfMemory: there is no memory for it.

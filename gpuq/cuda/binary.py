@@ -13,8 +13,8 @@ from gpuq import numerics
 from gpuq.cuda.epilogue import epilogue_defines, pack_factors
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
 from gpuq.cuda.layer import Traits
-from gpuq.cuda.layout import ImageLayout
-from gpuq.cuda.strides import Dimension, alignment, folded, image_shape, run_strides
+from gpuq.cuda.layout import ImageLayout, alignment
+from gpuq.cuda.strides import Dimension, folded, image_shape, run_strides
 from gpuq.numerics import Int64Array, Rule
 from gpuq.ops.add import EXTRA_BITS, sum_factors
 from gpuq.ops.broadcast import BinarySpec

@@ -8,11 +8,6 @@ One packed layout serves two algorithms, chosen for each batch:
 | conv2d_direct_... | conv2d_direct_dp4a.cu | few outputs: small networks, batch 1, matrix times vector |
 
 A layer of at most 4 input channels has kernels and a layout of its own: see cuda/conv2d_stem.py.
-
-Weights w are packed as v = w - s, where s = 128 makes int8 of uint8, else 0. What is left of their zero point,
-z = z_w - s, needs the window's sum of x once per output pixel, and only where z is not 0:
-
-    sum x * (w - z_w) = sum x * v - z * sum x
 """
 
 from __future__ import annotations
@@ -25,13 +20,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda.epilogue import Epilogue, epilogue_defines, pack_epilogue, round_up
+from gpuq.cuda.epilogue import Epilogue, epilogue_defines, pack_codes, round_up
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import Rule
-from gpuq.ops.conv2d import Conv2dSpec, check_weights
-from gpuq.ops.spec import UINT8
+from gpuq.ops.conv2d import Conv2dSpec
 
 # What the packed layout is padded to: the largest tile's channels, the largest tile's bytes of K.
 PADDED_CHANNELS = 128
@@ -363,23 +357,15 @@ def pack(
         bias: (O,) int32, or None.
         w_zero_point: the weights' zero point, where the spec cannot say it (FULLY_CONNECTED with int8 weights).
     """
-    check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
+    codes, epilogue, window_factor = pack_codes(spec, rule, weights, bias, w_zero_point)
     group_in, group_out = spec.in_c // spec.groups, spec.out_c // spec.groups
-    shift = 128 if spec.w_quant.dtype == UINT8 else 0
-    # One zero point per layer: weights with zero points are per tensor.
-    zero_point = int(spec.w_quant.zero_points[0]) if w_zero_point is None else w_zero_point
-    rows = weights.astype(np.int64).reshape(spec.out_c, -1)
-    epilogue = pack_epilogue(spec, rule, rows - zero_point, bias, can_clear=zero_point == shift)
-    codes = rows - shift
-    codes[epilogue.constant] = 0
-
     word_c = round_up(group_in, 4)
     padded_o = round_up(group_out, PADDED_CHANNELS)
     words = np.zeros((spec.groups, group_out, spec.window.taps, word_c), np.int8)
     words[..., :group_in] = codes.reshape(spec.groups, group_out, spec.window.taps, group_in)
     packed = np.zeros((spec.groups, padded_o, round_up(k_bytes(spec), PADDED_K)), np.int8)
     packed[:, :group_out, : k_bytes(spec)] = words.reshape(spec.groups, group_out, -1)
-    return Conv2dLayer(spec, packed, epilogue, window_factor=shift - zero_point)
+    return Conv2dLayer(spec, packed, epilogue, window_factor)
 
 
 def k_bytes(spec: Conv2dSpec) -> int:

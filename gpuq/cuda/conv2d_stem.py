@@ -4,7 +4,7 @@ One kernel, kernels_cuda/conv2d_stem_dp4a.cu, in several tiles conv2d_stem_dp4a_
 implicit GEMM of cuda/conv2d.py would spend a word of every tap on one or two channels, here up to 4 kernel columns
 share a word, and the pixels that a block sees are read once and not once per tap.
 
-Window sums for weights with a zero point as in cuda/conv2d.py.
+Window sums for weights with a zero point: see pack_codes in cuda/epilogue.py.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda.epilogue import Epilogue, epilogue_defines, pack_epilogue, round_up
+from gpuq.cuda.epilogue import Epilogue, epilogue_defines, pack_codes, round_up
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import Rule
-from gpuq.ops.conv2d import Conv2dSpec, check_weights
-from gpuq.ops.spec import UINT8
+from gpuq.ops.conv2d import Conv2dSpec
 
 # What the packed layout is padded to: the largest tile's channels.
 PADDED_CHANNELS = 64
@@ -329,22 +328,14 @@ def pack(spec: Conv2dSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDAr
         bias: (O,) int32, or None.
     """
     spec.require(fits(spec), "groups, channels or window do not fit the stem kernels")
-    check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
-    shift = 128 if spec.w_quant.dtype == UINT8 else 0
-    # One zero point per layer: weights with zero points are per tensor.
-    zero_point = int(spec.w_quant.zero_points[0])
-    rows = weights.astype(np.int64).reshape(spec.out_c, -1)
-    epilogue = pack_epilogue(spec, rule, rows - zero_point, bias, can_clear=zero_point == shift)
-    codes = rows - shift
-    codes[epilogue.constant] = 0
-
+    codes, epilogue, window_factor = pack_codes(spec, rule, weights, bias)
     window, words = spec.window, words_of(spec)
     padded = np.zeros(
         (round_up(spec.out_c, PADDED_CHANNELS), window.kernel_h, words.groups * words.taps, words.padded_c), np.int8
     )
     padded[: spec.out_c, :, : window.kernel_w, : spec.in_c] = codes.reshape(spec.weights_shape)
     packed = np.ascontiguousarray(padded.reshape(-1, words.count, 4).transpose(1, 0, 2))
-    return StemLayer(spec, packed, epilogue, window_factor=shift - zero_point)
+    return StemLayer(spec, packed, epilogue, window_factor)
 
 
 # The model of choices(), until measured: threads that keep a multiprocessor busy, and, in units of a dp4a, which takes

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
 from gpuq.cuda.layer import Traits
-from gpuq.cuda.layout import ImageLayout
-from gpuq.cuda.strides import alignment, image_shape, run_strides
+from gpuq.cuda.layout import ImageLayout, alignment
+from gpuq.cuda.strides import image_shape, run_strides
 from gpuq.numerics import Rule
 from gpuq.ops.concatenation import ConcatenationSpec, rescaled
 from gpuq.ops.pad import PadSpec

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.cuda.kernel import int32s
 from gpuq.numerics import Int64Array, Rounding, Rule
-from gpuq.ops.conv2d import Conv2dSpec
+from gpuq.ops.conv2d import Conv2dSpec, check_weights
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.spec import UINT8
@@ -120,6 +120,36 @@ def pack_epilogue(
         act_max=act_max,
         clamps=(act_min, act_max) != (out_quant.qmin, out_quant.qmax),
     )
+
+
+def pack_codes(
+    spec: Conv2dSpec,
+    rule: Rule,
+    weights: npt.NDArray[Any],
+    bias: npt.NDArray[np.int32] | None,
+    w_zero_point: int | None = None,
+) -> tuple[Int64Array, Epilogue, int]:
+    """(int8 values v of the weights, (O, K); epilogue; factor of the window's sum of x) of a convolution.
+
+    v = w - s, where s = 128 makes int8 of uint8, else 0. What is left of the weights' zero point, z = z_w - s, needs
+    the window's sum once per output pixel, by the factor -z, and only where z is not 0:
+
+        sum x * (w - z_w) = sum x * v - z * sum x
+
+    Args:
+        weights: OHWI codes.
+        bias: (O,) int32, or None.
+        w_zero_point: the weights' zero point, where the spec cannot say it (FULLY_CONNECTED with int8 weights).
+    """
+    check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
+    shift = 128 if spec.w_quant.dtype == UINT8 else 0
+    # One zero point per layer: weights with zero points are per tensor.
+    zero_point = int(spec.w_quant.zero_points[0]) if w_zero_point is None else w_zero_point
+    rows = weights.astype(np.int64).reshape(spec.out_c, -1)
+    epilogue = pack_epilogue(spec, rule, rows - zero_point, bias, can_clear=zero_point == shift)
+    codes = rows - shift
+    codes[epilogue.constant] = 0
+    return codes, epilogue, shift - zero_point
 
 
 def pack_factors(

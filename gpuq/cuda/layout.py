@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +40,14 @@ class ImageLayout:
 
     def alignment(self, largest: int = 16) -> int:
         """The largest power of two, at most `largest` bytes, that divides every pixel's address."""
-        alignment = largest
-        for distance in (self.misalignment + self.offset, self.image_pitch, self.row_pitch, self.pixel_pitch):
-            while distance % alignment:
-                alignment //= 2
-        return alignment
+        return alignment(
+            self.misalignment + self.offset, self.image_pitch, self.row_pitch, self.pixel_pitch, largest=largest
+        )
+
+
+def alignment(*distances: int, largest: int = 16) -> int:
+    """The largest power of two, at most `largest`, which is one, that divides every distance."""
+    return math.gcd(largest, *distances)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ from gpuq import numerics
 from gpuq.cuda.epilogue import epilogue_defines
 from gpuq.cuda.kernel import Kernel, Launch, int32s
 from gpuq.cuda.layer import Traits
-from gpuq.cuda.layout import ImageLayout
-from gpuq.cuda.strides import Dimension, alignment, folded, image_shape, run_strides
+from gpuq.cuda.layout import ImageLayout, alignment
+from gpuq.cuda.strides import Dimension, folded, image_shape, run_strides
 from gpuq.numerics import Rule
 from gpuq.ops.mean import MeanSpec, divided_multiplier
 from gpuq.ops.spec import UINT8

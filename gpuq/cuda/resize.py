@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import Traits
-from gpuq.cuda.layout import ImageLayout
-from gpuq.cuda.strides import alignment
+from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Rule
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec, ResizeSpec, float_positions, integer_positions
 from gpuq.ops.resize_nearest_neighbor import ResizeNearestNeighborSpec, nearest_indices

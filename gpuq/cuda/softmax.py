@@ -12,8 +12,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import Traits
-from gpuq.cuda.layout import ImageLayout
-from gpuq.cuda.strides import alignment
+from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Rule
 from gpuq.ops import fixed_point
 from gpuq.ops.softmax import DIFF_INTEGER_BITS, SUM_INTEGER_BITS, SoftmaxSpec, input_scaling

@@ -57,8 +57,3 @@ def folded(sizes: Sequence[int], *strides: Sequence[int]) -> list[Dimension]:
         else:
             found.append(inner)
     return found
-
-
-def alignment(*distances: int, largest: int = 16) -> int:
-    """The largest power of two, at most `largest`, that divides every distance."""
-    return math.gcd(largest, *distances)

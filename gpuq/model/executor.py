@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda.arrays import is_device_array
+from gpuq.cuda.arrays import empty_array, is_device_array
 from gpuq.cuda.launcher import Launcher
 from gpuq.errors import DeviceError, DeviceOutOfMemory
 from gpuq.model.planner import Program
@@ -153,8 +153,7 @@ class Executor:
         launcher = self.program.launcher
         if not on_device or launcher is None:
             return np.empty(shape, tensor.dtype)
-        size = math.prod(shape) * tensor.dtype.itemsize
-        return launcher.empty(max(1, size), stream)[:size].view(tensor.dtype).reshape(shape)
+        return empty_array(launcher, shape, tensor.dtype, stream)
 
     def _store(self, workspace: Workspace, index: int, out: Any, stream: Any) -> None:
         if index in self.program.operands:
