@@ -33,7 +33,7 @@ typedef int Chunk;
 
 // The first `count` of CODES codes, as words; one code for all of them where STEP is 0.
 template <int STEP>
-__device__ __forceinline__ void load_codes(int words[WORDS], const unsigned char* source, int count) {
+__device__ __forceinline__ void load_row(int words[WORDS], const unsigned char* source, int count) {
   if (STEP == 0) {
     const int four = wrapping_multiply(source[0], 0x01010101);
 #pragma unroll
@@ -53,18 +53,6 @@ __device__ __forceinline__ void load_codes(int words[WORDS], const unsigned char
       words[w] = static_cast<int>(word);
     }
   }
-}
-
-// What one operand is worth for byte i of a word of codes.
-template <int TABLE>
-__device__ __forceinline__ int value_of(int word, int i, const int* table, int scale, int offset) {
-  if (TABLE) return table[static_cast<unsigned>(word) >> (8 * i) & 255];
-#if X_UNSIGNED
-  const int code = static_cast<int>(prmt(word, 0, 0x4440 + i));
-#else
-  const int code = static_cast<int>(prmt(word, 0, 0x8880 + 0x1111 * i));
-#endif
-  return wrapping_add(wrapping_multiply(code, scale), offset);
 }
 
 // row: codes of a row, chunks: ceil(row / CODES). threads: chunks times all outer sizes. Dimension 0 is the
@@ -124,8 +112,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
   const int count = row - first < CODES ? row - first : CODES;
   int a_words[WORDS], b_words[WORDS];
-  load_codes<A_STEP>(a_words, a_codes, count);
-  load_codes<B_STEP>(b_words, b_codes, count);
+  load_row<A_STEP>(a_words, a_codes, count);
+  load_row<B_STEP>(b_words, b_codes, count);
   const Factor factor = factors[0];
   const Factor four_factors[4] = {factor, factor, factor, factor};
   int out[WORDS];

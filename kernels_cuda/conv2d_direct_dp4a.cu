@@ -56,7 +56,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5)
                        int y_pixel_pitch, int pixels, int in_h, int in_w, int group_in_c, int out_h,
                        int out_w, int group_out_c, int padded_out_c, int stride_h, int stride_w, int pad_top,
                        int pad_left, int k_quads, int columns, int outputs, int chunks, int x_zero_point,
-                       int window_factor, int out_zero_point, int act_min, int act_max, int vector_store) {
+                       int window_factor, int out_zero_point, int act_min, int act_max,
+                       const unsigned char* __restrict__ residual, const int* __restrict__ fused,
+                       int vector_store) {
   const int lane = static_cast<int>(threadIdx.x) % LANES_K;
   // Lanes beyond the last output work on it too, for all lanes of a warp shuffle together; they do not store.
   const long long mine = (static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x) / LANES_K;
@@ -135,8 +137,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 5)
     sums[c] = wrapping_add(sums[c], wrapping_multiply(window_factor, window_sum));
 #endif
   }
-  unsigned char* const target = y + image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
-                                static_cast<long long>(ow) * y_pixel_pitch + group * group_out_c + first;
-  store_codes(target, codes_of(sums, factor, out_zero_point, act_min, act_max), group_out_c - first,
+  const long long offset = image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
+                           static_cast<long long>(ow) * y_pixel_pitch + group * group_out_c + first;
+  const int stored = group_out_c - first;
+  const unsigned codes = codes_of(sums, factor, out_zero_point, act_min, act_max);
+  store_codes(y + offset, fused_word(codes, residual + offset, stored, vector_store, fused), stored,
               vector_store);
 }

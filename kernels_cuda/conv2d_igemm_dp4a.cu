@@ -91,7 +91,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
                       int in_w, int group_in_c, int out_h, int out_w, int group_out_c, int padded_out_c,
                       int stride_h, int stride_w, int pad_top, int pad_left, int k_quads, int k_tiles,
                       int tiles_per_split, int splits, long long split_pitch, int x_zero_point,
-                      int window_factor, int out_zero_point, int act_min, int act_max, int vector_store) {
+                      int window_factor, int out_zero_point, int act_min, int act_max,
+                      const unsigned char* __restrict__ residual, const int* __restrict__ fused,
+                      int vector_store) {
   SHARED(int4, As, [STAGES][BM][QUADS]);
   SHARED(int4, Bs, [STAGES][BN][QUADS]);
   SHARED(long long, y_offsets, [BM]);
@@ -286,7 +288,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
     Factor factor[4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) factor[c] = factors[channel + 8 * j + c];
-    unsigned char* const codes_column = static_cast<unsigned char*>(y) + column;
 #else
     int* const sums_column = static_cast<int*>(y) + split * split_pitch + column;
 #endif
@@ -303,7 +304,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 #endif
       }
 #if OUTPUT == OUTPUT_CODES
-      store_codes(codes_column + offset, codes_of(sums, factor, out_zero_point, act_min, act_max), stored,
+      const unsigned codes = codes_of(sums, factor, out_zero_point, act_min, act_max);
+      store_codes(static_cast<unsigned char*>(y) + (column + offset),
+                  fused_word(codes, residual + (column + offset), stored, vector_store, fused), stored,
                   vector_store);
 #else
 #pragma unroll

@@ -89,7 +89,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
                      int out_h, int out_w, int out_c, int padded_out_c, int stride_h, int stride_w,
                      int dilation_w, int pad_top, int pad_left, int words, int patch_words, int row_words,
                      unsigned patches_w, unsigned patches, int x_zero_point, int window_factor,
-                     int out_zero_point, int act_min, int act_max, int vector_store) {
+                     int out_zero_point, int act_min, int act_max, const unsigned char* __restrict__ residual,
+                     const int* __restrict__ fused, int vector_store) {
   DYNAMIC_SHARED(int4, shared_weights);
   int2* const shared_taps = reinterpret_cast<int2*>(shared_weights + words * ROW_QUADS);
   int* const patch = reinterpret_cast<int*>(shared_taps + words + 1);
@@ -232,24 +233,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
   const int stored = out_c - channel;
   const int oh = first_oh + warp * TM_H;
   const int ow = first_ow + lane_m;
-  unsigned char* const target = y + (image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
-                                     static_cast<long long>(ow) * y_pixel_pitch + channel);
+  const long long first_offset = image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
+                                 static_cast<long long>(ow) * y_pixel_pitch + channel;
 #pragma unroll
   for (int i = 0; i < TM; ++i) {
     if (stored <= 0 || oh + i / TM_W >= out_h || ow + i % TM_W * LANES_M >= out_w) continue;
-    unsigned char* const pixel = target + (static_cast<long long>(i / TM_W) * y_row_pitch +
-                                           static_cast<long long>(i % TM_W * LANES_M) * y_pixel_pitch);
+    const long long offset = first_offset + static_cast<long long>(i / TM_W) * y_row_pitch +
+                             static_cast<long long>(i % TM_W * LANES_M) * y_pixel_pitch;
 #if TN == 8
     if (vector_store == 8) {
-      *reinterpret_cast<uint2*>(pixel) = make_uint2(codes[i][0], codes[i][1]);
+      const unsigned low = fused_word(codes[i][0], residual + offset, 4, true, fused);
+      const unsigned high = fused_word(codes[i][1], residual + offset + 4, 4, true, fused);
+      *reinterpret_cast<uint2*>(y + offset) = make_uint2(low, high);
       continue;
     }
 #endif
 #pragma unroll
     for (int quad = 0; quad < QUADS; ++quad) {
-      if (stored > 4 * quad) {
-        store_codes(pixel + 4 * quad, codes[i][quad], stored - 4 * quad, vector_store >= 4);
-      }
+      const int count = stored - 4 * quad;
+      if (count <= 0) continue;
+      const long long at = offset + 4 * quad;
+      store_codes(y + at, fused_word(codes[i][quad], residual + at, count, vector_store >= 4, fused), count,
+                  vector_store >= 4);
     }
   }
 }

@@ -10,6 +10,7 @@
 #include "portable.cuh"
 
 // FRAME        1: PAD; 0: nothing is filled
+// INSIDE       0: only the frame is written, what it frames is there already; 1: all
 // TABLE        1: codes go through the table
 // DIMENSIONS   outer dimensions that are walked, 0 to 6; the others have size 1
 // VEC          bytes of one store, 16 or 4, of which all addresses of y are multiples; 1: any address
@@ -75,6 +76,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   if (FRAME && (!copied || begin + count <= 0 || begin >= row_inside)) {
 #pragma unroll
     for (int w = 0; w < WORDS; ++w) words[w] = frame;
+  } else if (!INSIDE) {
+#pragma unroll
+    for (int i = 0; i < CODES; ++i) {
+      if (i < count && (begin + i < 0 || begin + i >= row_inside)) {
+        target[i] = static_cast<unsigned char>(fill);
+      }
+    }
+    return;
   } else if (X_VEC > 1 && begin >= 0 && begin + CODES <= row_inside) {
     const Chunk chunk = *reinterpret_cast<const Chunk*>(source + begin);
 #pragma unroll

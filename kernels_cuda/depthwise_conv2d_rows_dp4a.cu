@@ -83,7 +83,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
                                int y_pixel_pitch, int in_h, int in_w, int channels, int out_h, int out_w,
                                int pad_top, int pad_left, int words, int rows, int row_groups,
                                int column_groups, int items, int x_zero_point, int out_zero_point,
-                               int act_min, int act_max, int vector_store) {
+                               int act_min, int act_max, const unsigned char* __restrict__ residual,
+                               const int* __restrict__ fused, int vector_store) {
   const unsigned item = blockIdx.x * THREADS + threadIdx.x;
   if (item >= static_cast<unsigned>(items)) return;
   const int word = static_cast<int>(item % words);
@@ -109,8 +110,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
 
   const unsigned char* source = x + (image * x_image_pitch + static_cast<long long>(ih) * x_row_pitch +
                                      static_cast<long long>(left) * x_pixel_pitch + 4 * word);
-  unsigned char* target = y + (image * y_image_pitch + static_cast<long long>(first_row) * y_row_pitch +
-                               static_cast<long long>(first_column) * y_pixel_pitch + 4 * word);
+  long long offset = image * y_image_pitch + static_cast<long long>(first_row) * y_row_pitch +
+                     static_cast<long long>(first_column) * y_pixel_pitch + 4 * word;
 
   // The strip's pixels of row ih; zero points beside the image, and beyond the strip's last row.
   unsigned pixels[PIXELS];
@@ -274,18 +275,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
         if (whole) {
 #pragma unroll
           for (int j = 0; j < TILE_W; ++j) {
-            *reinterpret_cast<unsigned*>(target + static_cast<long long>(j) * y_pixel_pitch) = codes[j];
+            const long long at = offset + static_cast<long long>(j) * y_pixel_pitch;
+            *reinterpret_cast<unsigned*>(y + at) = fused_word(codes[j], residual + at, 4, true, fused);
           }
         } else {
 #pragma unroll
           for (int j = 0; j < TILE_W; ++j) {
-            if (j < stored_columns) {
-              store_codes(target + static_cast<long long>(j) * y_pixel_pitch, codes[j], stored_channels,
-                          vector_store);
-            }
+            if (j >= stored_columns) continue;
+            const long long at = offset + static_cast<long long>(j) * y_pixel_pitch;
+            store_codes(y + at, fused_word(codes[j], residual + at, stored_channels, vector_store, fused),
+                        stored_channels, vector_store);
           }
         }
-        target += y_row_pitch;
+        offset += y_row_pitch;
       }
       if (last) return;
     }

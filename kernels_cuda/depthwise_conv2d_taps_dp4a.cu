@@ -32,7 +32,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) depthwise_conv
     const Factor* __restrict__ factors, unsigned char* __restrict__ y, long long y_image_pitch,
     int y_row_pitch, int y_pixel_pitch, int in_h, int in_w, int channels, int multiplier, int out_h,
     int out_w, int stride_h, int stride_w, int pad_top, int pad_left, int words, int quads, int column_groups,
-    int items, int x_zero_point, int out_zero_point, int act_min, int act_max, int vector_store) {
+    int items, int x_zero_point, int out_zero_point, int act_min, int act_max,
+    const unsigned char* __restrict__ residual, const int* __restrict__ fused, int vector_store) {
   const unsigned item = blockIdx.x * THREADS + threadIdx.x;
   if (item >= static_cast<unsigned>(items)) return;
   const int word = static_cast<int>(item % words);
@@ -123,12 +124,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) depthwise_conv
   Factor factor[4];
 #pragma unroll
   for (int c = 0; c < 4; ++c) factor[c] = factors[4 * word + c];
-  unsigned char* const target = y + (image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
-                                     static_cast<long long>(first_column) * y_pixel_pitch + 4 * word);
+  const long long offset = image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
+                           static_cast<long long>(first_column) * y_pixel_pitch + 4 * word;
 #pragma unroll
   for (int j = 0; j < TILE_W; ++j) {
     if (first_column + j >= out_w) continue;
-    store_codes(target + static_cast<long long>(j) * y_pixel_pitch,
-                codes_of(sums[j], factor, out_zero_point, act_min, act_max), stored_channels, vector_store);
+    const long long at = offset + static_cast<long long>(j) * y_pixel_pitch;
+    const unsigned codes = codes_of(sums[j], factor, out_zero_point, act_min, act_max);
+    store_codes(y + at, fused_word(codes, residual + at, stored_channels, vector_store, fused),
+                stored_channels, vector_store);
   }
 }

@@ -2,6 +2,11 @@
 //
 //   code = clamp(zp_y + requantize(sum))      clamped to [act_min, act_max], which lies within the codes'
 //   range
+//
+// The operators that follow may be fused: an ADD or SUB of a tensor of the same shape, the residual, and a
+// function of one code.
+//
+//   code = map[clamp(zp + requantize(a[code] + b[residual]))]
 
 #pragma once
 
@@ -11,6 +16,10 @@
 // RULE         see requantize.cuh
 // X_UNSIGNED   1: codes are uint8, of x and of y; 0: int8
 // CLAMP        0: [act_min, act_max] is the whole range of the codes, so that saturation clamps
+// FUSED_SUM    1: an ADD or SUB follows, with
+//                SUM_RULE, SUM_CLAMP         its rule, and whether its activation leaves out codes
+//                SUM_A_TABLE, SUM_B_TABLE    A_TABLE and B_TABLE of binary_codes.cu
+// FUSED_MAP    1: a table of 256 codes follows
 
 typedef typename Requantize<RULE>::Factor Factor;
 
@@ -44,26 +53,86 @@ __device__ __forceinline__ int clamped_code(int sum, Factor factor, int zero_poi
   return code;
 }
 
+// Four codes, saturated, the first in the lowest byte.
+__device__ __forceinline__ unsigned pack_saturated(int code0, int code1, int code2, int code3) {
+#if X_UNSIGNED
+  return pack_saturated_u8(code0, code1, code2, code3);
+#else
+  return pack_saturated_s8(code0, code1, code2, code3);
+#endif
+}
+
+// What one operand of a sum or product is worth for byte i of a word of codes: by a table, or scale * code +
+// offset.
+template <int TABLE>
+__device__ __forceinline__ int value_of(int word, int i, const int* table, int scale, int offset) {
+  if (TABLE) return table[static_cast<unsigned>(word) >> (8 * i) & 255];
+#if X_UNSIGNED
+  const int code = static_cast<int>(prmt(word, 0, 0x4440 + i));
+#else
+  const int code = static_cast<int>(prmt(word, 0, 0x8880 + 0x1111 * i));
+#endif
+  return wrapping_add(wrapping_multiply(code, scale), offset);
+}
+
 // The codes of four sums, the first in the lowest byte.
 __device__ __forceinline__ unsigned codes_of(const int sums[4], const Factor factors[4], int zero_point,
                                              int act_min, int act_max) {
   int codes[4];
 #pragma unroll
   for (int c = 0; c < 4; ++c) codes[c] = clamped_code(sums[c], factors[c], zero_point, act_min, act_max);
-#if X_UNSIGNED
-  return pack_saturated_u8(codes[0], codes[1], codes[2], codes[3]);
-#else
-  return pack_saturated_s8(codes[0], codes[1], codes[2], codes[3]);
+  return pack_saturated(codes[0], codes[1], codes[2], codes[3]);
+}
+
+#if FUSED_SUM || FUSED_MAP
+// What follows the codes, as gpuq/cuda/fusion.py packs it, in words:
+//   a_scale, a_offset, b_scale, b_offset, zero point, act_min, act_max, 0,   factor (4),   tables
+#define FUSED_FACTOR 8
+#define FUSED_TABLES 12
 #endif
+
+// What is stored in place of `COUNT` codes, the first in the lowest byte; residual: theirs, likewise.
+template <int COUNT>
+__device__ __forceinline__ unsigned fused_codes(unsigned codes, unsigned residual, const int* fused) {
+#if FUSED_SUM
+  const int* const a_table = fused + FUSED_TABLES;
+  const int* const b_table = a_table + 256 * SUM_A_TABLE;
+  typedef typename Requantize<SUM_RULE>::Factor SumFactor;
+  const SumFactor factor = *reinterpret_cast<const SumFactor*>(fused + FUSED_FACTOR);
+  int sums[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) {
+    const int sum =
+        wrapping_add(value_of<SUM_A_TABLE>(static_cast<int>(codes), i, a_table, fused[0], fused[1]),
+                     value_of<SUM_B_TABLE>(static_cast<int>(residual), i, b_table, fused[2], fused[3]));
+    sums[i] = Requantize<SUM_RULE>::apply(sum, factor, fused[4]);
+#if SUM_CLAMP
+    sums[i] = sums[i] < fused[5] ? fused[5] : sums[i];
+    sums[i] = sums[i] > fused[6] ? fused[6] : sums[i];
+#endif
+  }
+  codes = pack_saturated(sums[0], sums[1], sums[2], sums[3]);
+#endif
+#if FUSED_MAP
+#if FUSED_SUM
+  const int* const map = b_table + 256 * SUM_B_TABLE;
+#else
+  const int* const map = fused + FUSED_TABLES;
+#endif
+  unsigned mapped = 0;
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) {
+    mapped |= static_cast<unsigned>(reinterpret_cast<const unsigned char*>(map)[codes >> (8 * i) & 255])
+              << (8 * i);
+  }
+  codes = mapped;
+#endif
+  return codes;
 }
 
 // One code, saturated.
 __device__ __forceinline__ unsigned char saturated_byte(int code) {
-#if X_UNSIGNED
-  return static_cast<unsigned char>(pack_saturated_u8(code, 0, 0, 0));
-#else
-  return static_cast<unsigned char>(pack_saturated_s8(code, 0, 0, 0));
-#endif
+  return static_cast<unsigned char>(pack_saturated(code, 0, 0, 0));
 }
 
 // Writes the first `count` codes; as one word if the caller knows that target is a multiple of 4 and count 4.
@@ -76,4 +145,27 @@ __device__ __forceinline__ void store_codes(unsigned char* target, unsigned code
   for (int c = 0; c < 4; ++c) {
     if (c < count) target[c] = static_cast<unsigned char>(codes >> (8 * c));
   }
+}
+
+// The first `count` codes at source as a word; one load if the caller knows that source is a multiple of 4
+// and count 4.
+__device__ __forceinline__ unsigned load_codes(const unsigned char* source, int count, bool as_word) {
+  if (as_word) return *reinterpret_cast<const unsigned*>(source);
+  unsigned word = 0;
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    if (c < count) word |= static_cast<unsigned>(source[c]) << (8 * c);
+  }
+  return word;
+}
+
+// What is stored in place of four codes; residual: where theirs lie, if there is a sum; count, as_word: see
+// load_codes().
+__device__ __forceinline__ unsigned fused_word(unsigned codes, const unsigned char* residual, int count,
+                                               bool as_word, const int* fused) {
+#if FUSED_SUM
+  return fused_codes<4>(codes, load_codes(residual, count, as_word), fused);
+#else
+  return fused_codes<4>(codes, 0, fused);
+#endif
 }

@@ -16,7 +16,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                     const Factor* __restrict__ factors, int splits, unsigned char* __restrict__ y,
                     long long y_image_pitch, int y_row_pitch, int y_pixel_pitch, long long elements,
                     int out_h, int out_w, int channels, int group_c, int padded_c, int out_zero_point,
-                    int act_min, int act_max) {
+                    int act_min, int act_max, const unsigned char* __restrict__ residual,
+                    const int* __restrict__ fused) {
   const long long index = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
   if (index >= elements) return;
   const int channel = static_cast<int>(index % channels);
@@ -29,6 +30,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   unsigned acc = static_cast<unsigned>(bias[packed]);
   for (int split = 0; split < splits; ++split) acc += static_cast<unsigned>(sums[split * elements + index]);
   const int code = clamped_code(static_cast<int>(acc), factors[packed], out_zero_point, act_min, act_max);
-  y[image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
-    static_cast<long long>(ow) * y_pixel_pitch + channel] = saturated_byte(code);
+  const long long offset = image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
+                           static_cast<long long>(ow) * y_pixel_pitch + channel;
+  unsigned stored = saturated_byte(code);
+#if FUSED_SUM
+  stored = fused_codes<1>(stored, residual[offset], fused);
+#elif FUSED_MAP
+  stored = fused_codes<1>(stored, 0, fused);
+#endif
+  y[offset] = static_cast<unsigned char>(stored);
 }

@@ -49,6 +49,7 @@ def run_layer(
     *,
     align: int = 1,
     gaps: bool = True,
+    before: np.ndarray | None = None,
 ) -> list[str]:
     """Compares a layer's output with `want`, (N, *output_shape), and the bytes between its elements with what they were.
 
@@ -56,6 +57,7 @@ def run_layer(
         inputs: (N, ...) codes of each activation input.
         align: of all operands' pixels, in bytes.
         gaps: between pixels, rows and images.
+        before: the output's memory before the call, in the shape of `want`; noise by default.
 
     Returns:
         the names of the kernels that ran.
@@ -68,6 +70,8 @@ def run_layer(
         held.flags.writeable = False
         memory["x" if index == 0 else f"x{index}"] = Pointer(held)
     noise = random_codes(rng, (want.shape[0], *layer.y_shape), want.dtype)
+    if before is not None:
+        noise = before.reshape(noise.shape)
     y_memory, y_view, y_layout = placed(rng, noise, align, gaps)
     y_layout = replace(y_layout, misalignment=launcher.misalignment(y_memory))
     expected = y_memory.copy()

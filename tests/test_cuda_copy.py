@@ -60,6 +60,41 @@ def test_pads_equal_reference(launcher: HostLauncher, dtype: str, align: int, se
     assert f"pad_rows_u{8 * align}" in names
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("align", [16, 4, 1])
+def test_frames_leave_what_they_frame(launcher: HostLauncher, align: int, seed: int) -> None:
+    rng = np.random.default_rng([seed, 9, align])
+    for case in range(scaled(40)):
+        shape = random_shape(rng, align)
+        pads = [tuple(int(n) for n in rng.choice([0, 0, 1, 2, 3], 2)) for _ in shape]
+        if rng.random() < 0.7:
+            pads[-1] = (0, 0)
+        spec = PadSpec(x_shape=shape, pads=tuple(pads), out_quant=random_quant(rng, "int8"))
+        x = random_codes(rng, (int(rng.integers(1, 4)), *shape), "int8")
+        want = pad.reference(spec, EXACT, x)
+        before = random_codes(rng, want.shape, "int8")
+        inside = tuple(slice(first, first + size) for (first, _), size in zip(pads, shape, strict=True))
+        before[(slice(None), *inside)] = x
+        held = align if pads[-1] == (0, 0) else 1
+        layer = replace(pack_pad(spec, EXACT), in_place=True)
+        context = f"seed {seed}, case {case}: {spec}"
+        names = run_layer(launcher, layer, [], want, rng, context, align=held, gaps=bool(case % 2), before=before)
+        assert all(name.startswith("frame_rows") for name in names)
+
+
+def test_inputs_in_place_are_not_copied(launcher: HostLauncher, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    quant = Quant(0.5, 7)
+    spec = ConcatenationSpec(x_shapes=((4, 8), (4, 4), (4, 12)), axis=1, x_quants=(quant,) * 3, out_quant=quant)
+    codes = [random_codes(rng, (2, *shape), "int8") for shape in spec.x_shapes]
+    want = concatenation.reference(spec, EXACT, *codes)
+    before = random_codes(rng, want.shape, "int8")
+    before[..., 8:12] = codes[1]
+    layer = replace(pack_concatenation(spec, EXACT), in_place=frozenset({1}))
+    assert len(layer.x_shapes) == 2
+    run_layer(launcher, layer, [codes[0], codes[2]], want, rng, f"seed {seed}", align=4, before=before)
+
+
 def test_images_of_few_channels_are_written_in_words(launcher: HostLauncher, seed: int) -> None:
     # 16 x 30 x 3, a frame of one pixel: rows of 96 codes, whose inner part begins at code 3.
     rng = np.random.default_rng(seed)

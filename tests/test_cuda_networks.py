@@ -80,6 +80,38 @@ def test_small_network_in_parts(launcher: HostLauncher, seed: int) -> None:
         assert_equal_bits(got, cpu(batch), f"seed {seed}")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_joined_operators_and_tensors_in_place(launcher: HostLauncher, dtype: str, seed: int) -> None:
+    # What the planner joins and places, on the kernels themselves; the plans are tested in test_fusion.
+    from .test_fusion import Net
+
+    rng = np.random.default_rng(seed)
+    net = Net(rng, dtype)
+    x = net.tensor((1, 7, 6, 4), net.quant(0.05, 3))
+    stem = net.conv(net.pad(x, (0, 0), (1, 1), (0, 2), (0, 0)), 8, 3)
+    block = net.relu(net.sum(net.conv(stem, 8), stem))
+    block = net.sum(block, net.conv(net.conv(block, 8, 3, depthwise=True), 8), out=net.quant(0.07, -9))
+    dense = net.concat(3, net.conv(block, 8, out=net.of(x)), net.conv(block, 4, out=net.of(x)))
+    dense = net.concat(3, dense, net.conv(dense, 5))
+    pooled = net.pool(net.pad(dense, (0, 0), (1, 0), (0, 1), (0, 0)), average=True)
+    first = net.conv(dense, 6)
+    second = net.conv(pooled, 6)
+    heads = [net.reshape(each, 1, int(np.prod(net.shape(each))) // 2, 2) for each in (first, second)]
+    out = net.logistic(net.concat(1, *heads))
+    graph = net.graph((x,), (out, net.dense(net.reshape(second, 1, int(np.prod(net.shape(second)))), 10)))
+    cpu = Model(plan_program(graph, Device("cpu"), "litert_ref"))
+    ours = Model(plan_program(graph, Device("cuda"), "litert_ref", launcher))
+    assert len(ours.program.steps) < len(cpu.program.steps) - 6
+    for runs in (1, 3):
+        (given,) = inputs(cpu, runs, seed)
+        for got, want in zip(ours(given), cpu(given), strict=True):
+            assert_equal_bits(got, want, f"{runs} runs, seed {seed}\n{ours.program}")
+        want_tensors = cpu.tensors(given)
+        for index, got in ours.tensors(given).items():
+            assert_equal_bits(got, want_tensors[index], f"tensor {index}, {runs} runs, seed {seed}")
+
+
 SMALL_MODELS = ("resnet8_cifar10_int8", "kws_dscnn_int8", "vww_mobilenet_int8", "hello_world_int8", "micro_speech_int8")
 LARGER_MODELS = ("mobilenet_v1_0.25_128_uint8", "person_detect_int8", "ad_autoencoder_int8", "wakeword_int8")
 # A minute and more: part of `make test-host`.

@@ -15,7 +15,7 @@ import gpuq
 from gpuq import DeviceOutOfMemory
 from gpuq.cpu import blas
 from gpuq.model.executor import POOLED_WORKSPACES, joined
-from gpuq.model.planner import ALIGNMENT
+from gpuq.model.placement import ALIGNMENT
 from gpuq.resources import resource
 
 from .compare import assert_equal_bits

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from gpuq import InputValueError, ModelLimit
 from gpuq.devices import Device
 from gpuq.model import planner
-from gpuq.model.planner import ALIGNMENT, Program, place, plan_program
+from gpuq.model.placement import ALIGNMENT, place
+from gpuq.model.planner import Program, plan_program
 from gpuq.model.tflite_reader import read
 
 from .networks import Network, int8, small_network
@@ -83,7 +84,7 @@ def test_a_small_piece_goes_into_a_gap() -> None:
 
 def test_small_network() -> None:
     program = plan(small_network())
-    assert [step.node.spec.op for step in program.steps] == [
+    assert [step.op for step in program.steps] == [
         "CONV_2D",
         "DEPTHWISE_CONV_2D",
         "ADD",
@@ -171,7 +172,7 @@ def test_constant_operators_are_computed_once() -> None:
     doubled = net.operator("ADD", [positive, positive], int8((1, 4)), schema.AddOptionsT())
     total = net.operator("ADD", [x, doubled], int8((1, 4)), schema.AddOptionsT())
     program = plan(net.build([x], [total]))
-    assert [step.node.outputs for step in program.steps] == [(total,)]
+    assert [step.nodes[-1].outputs for step in program.steps] == [(total,)]
     assert program.constants[positive].tolist() == [[0, 0, 0, 5]]
     assert program.constants[doubled].tolist() == [[0, 0, 0, 10]]
     assert doubled not in program.operands

@@ -193,8 +193,8 @@ def _json(path: str, model: gpuq.Model, steps: bool) -> dict[str, Any]:
 def _steps(program: Program) -> list[dict[str, Any]]:
     return [
         {
-            "operator": step.node.index,
-            "op": step.node.spec.op,
+            "operator": step.nodes[-1].index,
+            "op": step.op,
             "kernel": step.plan.name,
             "inputs": [operand.tensor for operand in step.inputs],
             "outputs": [operand.tensor for operand in step.outputs],

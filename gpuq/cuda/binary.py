@@ -97,7 +97,7 @@ class BinaryLayer:
     affine: tuple[tuple[int, int] | None, tuple[int, int] | None] = field(init=False)
 
     def __post_init__(self) -> None:
-        first, second = (_affine(values, self.spec.activation_dtype) for values in self.values)
+        first, second = (affine(values, self.spec.activation_dtype) for values in self.values)
         constants: dict[str, npt.NDArray[Any]] = {"factors": self.factors}
         for name, values, line, codes in zip("ab", self.values, (first, second), self.operands, strict=True):
             if line is None:
@@ -219,7 +219,7 @@ def _broadcast_strides(layout: ImageLayout, shape: Shape, output_shape: Shape) -
     return (runs, *[0] * (len(output_shape) - len(shape)), *steps)
 
 
-def _affine(values: npt.NDArray[np.int32], dtype: np.dtype[Any]) -> tuple[int, int] | None:
+def affine(values: npt.NDArray[np.int32], dtype: np.dtype[Any]) -> tuple[int, int] | None:
     """(scale, offset) if each value is scale * code + offset, modulo 2^32; None if a table must say it."""
     codes = all_codes(dtype).astype(np.int64)
     offset = int(values[0])  # all_codes begins with code 0

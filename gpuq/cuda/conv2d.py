@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda.epilogue import Epilogue, epilogue_defines, pack_codes, round_up
+from gpuq.cuda.epilogue import Epilogue, Fusion, epilogue_defines, pack_codes, round_up
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
@@ -200,14 +200,13 @@ class Conv2dLayer:
 
     def __post_init__(self) -> None:
         spec = self.spec
-        bias, factors = self.epilogue.padded(spec.groups, self.padded_out_c)
-        constants = {"weights": self.weights, "bias": bias, "factors": factors}
+        constants = {"weights": self.weights, **self.epilogue.constants(spec.groups, self.padded_out_c)}
         group_in = spec.in_c // spec.groups
         constants |= {f"k_table_{vec}": k_table(spec, vec) for vec in VECTORS if vec == 1 or group_in % vec == 0}
-        out_h, out_w, out_c = spec.output_shape
+        y_shape = (*spec.window.output_hw(spec.in_h, spec.in_w), spec.out_c)
         object.__setattr__(self, "constants", constants)
-        object.__setattr__(self, "x_shapes", ((spec.in_h, spec.in_w, spec.in_c),))
-        object.__setattr__(self, "y_shape", (out_h, out_w, out_c))
+        object.__setattr__(self, "x_shapes", self.epilogue.x_shapes((spec.in_h, spec.in_w, spec.in_c), y=y_shape))
+        object.__setattr__(self, "y_shape", y_shape)
 
     @property
     def padded_out_c(self) -> int:
@@ -228,7 +227,7 @@ class Conv2dLayer:
         return 4 * choice.splits * runs * out_h * out_w * out_c if choice.splits > 1 else 0
 
     def launches(self, choice: Conv2dChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
-        (x,), y = inputs, output
+        (x, *residual), y = inputs, output
         spec = self.spec
         out_h, out_w, _ = spec.output_shape
         pixels = x.images * out_h * out_w
@@ -237,9 +236,9 @@ class Conv2dLayer:
         group_in = spec.in_c // spec.groups
         vec = next(vec for vec in VECTORS if vec == 1 or (group_in % vec == 0 and x.alignment() % vec == 0))
         if isinstance(choice.tile, DirectTile):
-            return [self._direct(choice.tile, vec, pixels, x, y)]
-        main = self._igemm(choice.tile, choice.splits, vec, pixels, x, y)
-        return [main] if choice.splits == 1 else [main, self._finish(choice.splits, pixels, y)]
+            return [self._direct(choice.tile, vec, pixels, x, y, *residual)]
+        main = self._igemm(choice.tile, choice.splits, vec, pixels, x, y, *residual)
+        return [main] if choice.splits == 1 else [main, self._finish(choice.splits, pixels, y, *residual)]
 
     def _geometry(self, pixels: int) -> tuple[np.int32, ...]:
         """The kernel arguments pixels to pad_left, which both algorithms share."""
@@ -272,18 +271,28 @@ class Conv2dLayer:
             Slot("factors"),
         )
 
-    def _vector_store(self, y: ImageLayout) -> bool:
-        return (self.spec.out_c // self.spec.groups) % 4 == 0 and y.alignment(4) == 4
+    def _vector_store(self, *stored: ImageLayout) -> bool:
+        return (self.spec.out_c // self.spec.groups) % 4 == 0 and all(y.alignment(4) == 4 for y in stored)
 
-    def _igemm(self, tile: IgemmTile, splits: int, vec: int, pixels: int, x: ImageLayout, y: ImageLayout) -> Launch:
+    def _igemm(
+        self,
+        tile: IgemmTile,
+        splits: int,
+        vec: int,
+        pixels: int,
+        x: ImageLayout,
+        y: ImageLayout,
+        *residual: ImageLayout,
+    ) -> Launch:
         spec, epilogue = self.spec, self.epilogue
         _, group_out, _ = spec.gemm_mnk
         k_tiles = -(-k_bytes(spec) // tile.bk)
         if splits > 1:
             y = ImageLayout.contiguous(x.images, *spec.output_shape)
         output = "OUTPUT_PARTIAL" if splits > 1 else "OUTPUT_CODES"
+        defines = epilogue.own_defines if splits > 1 else epilogue.defines
         return Launch(
-            tile.kernel(vec, self.window_factor != 0, output, epilogue.defines),
+            tile.kernel(vec, self.window_factor != 0, output, defines),
             (-(-pixels // tile.bm), -(-group_out // tile.bn), spec.groups * splits),
             (
                 *self._x_and_constants(vec, x),
@@ -294,12 +303,14 @@ class Conv2dLayer:
                 *int32s(k_tiles, -(-k_tiles // splits), splits),
                 np.int64(pixels * spec.out_c),
                 *int32s(spec.x_quant.scalar_zero_point(), self.window_factor),
-                *epilogue.arguments,
-                np.int32(self._vector_store(y)),
+                *epilogue.arguments(y, *residual),
+                np.int32(self._vector_store(y, *residual)),
             ),
         )
 
-    def _direct(self, tile: DirectTile, vec: int, pixels: int, x: ImageLayout, y: ImageLayout) -> Launch:
+    def _direct(
+        self, tile: DirectTile, vec: int, pixels: int, x: ImageLayout, y: ImageLayout, *residual: ImageLayout
+    ) -> Launch:
         spec, epilogue = self.spec, self.epilogue
         _, group_out, _ = spec.gemm_mnk
         columns = -(-group_out // 4) * spec.groups
@@ -317,12 +328,12 @@ class Conv2dLayer:
                 *self._geometry(pixels),
                 *int32s(columns, outputs, -(-k_bytes(spec) // max(vec, 4))),
                 *int32s(spec.x_quant.scalar_zero_point(), self.window_factor),
-                *epilogue.arguments,
-                np.int32(self._vector_store(y)),
+                *epilogue.arguments(y, *residual),
+                np.int32(self._vector_store(y, *residual)),
             ),
         )
 
-    def _finish(self, splits: int, pixels: int, y: ImageLayout) -> Launch:
+    def _finish(self, splits: int, pixels: int, y: ImageLayout, *residual: ImageLayout) -> Launch:
         spec, epilogue = self.spec, self.epilogue
         out_h, out_w, out_c = spec.output_shape
         return Launch(
@@ -338,7 +349,7 @@ class Conv2dLayer:
                 *int32s(y.row_pitch, y.pixel_pitch),
                 np.int64(pixels * out_c),
                 *int32s(out_h, out_w, out_c, out_c // spec.groups, self.padded_out_c),
-                *epilogue.arguments,
+                *epilogue.arguments(y, *residual),
             ),
         )
 
@@ -348,6 +359,7 @@ def pack(
     rule: Rule,
     weights: npt.NDArray[Any],
     bias: npt.NDArray[np.int32] | None,
+    fusion: Fusion | None = None,
     w_zero_point: int | None = None,
 ) -> Conv2dLayer:
     """Packs a layer's constants.
@@ -355,9 +367,10 @@ def pack(
     Args:
         weights: OHWI codes.
         bias: (O,) int32, or None.
+        fusion: what follows in the same kernel.
         w_zero_point: the weights' zero point, where the spec cannot say it (FULLY_CONNECTED with int8 weights).
     """
-    codes, epilogue, window_factor = pack_codes(spec, rule, weights, bias, w_zero_point)
+    codes, epilogue, window_factor = pack_codes(spec, rule, weights, bias, fusion, w_zero_point)
     group_in, group_out = spec.in_c // spec.groups, spec.out_c // spec.groups
     word_c = round_up(group_in, 4)
     padded_o = round_up(group_out, PADDED_CHANNELS)

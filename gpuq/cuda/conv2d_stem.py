@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda.epilogue import Epilogue, epilogue_defines, pack_codes, round_up
+from gpuq.cuda.epilogue import Epilogue, Fusion, epilogue_defines, pack_codes, round_up
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
@@ -258,14 +258,13 @@ class StemLayer:
 
     def __post_init__(self) -> None:
         spec = self.spec
-        bias, factors = self.epilogue.padded(1, self.padded_out_c)
-        constants: dict[str, npt.NDArray[Any]] = {"weights": self.weights, "bias": bias, "factors": factors}
+        constants = {"weights": self.weights, **self.epilogue.constants(1, self.padded_out_c)}
         for tile in fitting(spec):
             constants |= {f"taps_{tile.size}": taps(spec, tile), f"places_{tile.size}": places(spec, tile)}
-        out_h, out_w, out_c = spec.output_shape
+        y_shape = (*spec.window.output_hw(spec.in_h, spec.in_w), spec.out_c)
         object.__setattr__(self, "constants", constants)
-        object.__setattr__(self, "x_shapes", ((spec.in_h, spec.in_w, spec.in_c),))
-        object.__setattr__(self, "y_shape", (out_h, out_w, out_c))
+        object.__setattr__(self, "x_shapes", self.epilogue.x_shapes((spec.in_h, spec.in_w, spec.in_c), y=y_shape))
+        object.__setattr__(self, "y_shape", y_shape)
 
     @property
     def padded_out_c(self) -> int:
@@ -279,7 +278,7 @@ class StemLayer:
         return 0
 
     def launches(self, choice: StemTile, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
-        (x,), y = inputs, output
+        (x, *residual), y = inputs, output
         spec, window, epilogue = self.spec, self.spec.window, self.epilogue
         out_h, out_w, out_c = spec.output_shape
         patches_w = -(-out_w // choice.bw)
@@ -288,7 +287,8 @@ class StemLayer:
             raise spec.fail(f"{patches * x.images} blocks in one launch; the limit is 2^31 - 1, use a smaller batch")
         # One load takes all channels of a pixel, if there is a load of that width.
         vec = spec.in_c if spec.in_c in (2, 4) and x.alignment(spec.in_c) == spec.in_c else 1
-        vector_store = next(n for n in (8, 4, 1) if out_c % n == 0 and y.alignment(n) == n)
+        stored = (y, *residual)
+        vector_store = next(n for n in (8, 4, 1) if out_c % n == 0 and all(each.alignment(n) == n for each in stored))
         patch = patch_of(spec, choice)
         kernel = choice.kernel(spec.in_c, vec, self.window_factor != 0, epilogue.defines, shared_bytes(spec, choice))
         return [
@@ -313,22 +313,29 @@ class StemLayer:
                     np.uint32(patches_w),
                     np.uint32(patches),
                     *int32s(spec.x_quant.scalar_zero_point(), self.window_factor),
-                    *epilogue.arguments,
+                    *epilogue.arguments(y, *residual),
                     np.int32(vector_store),
                 ),
             )
         ]
 
 
-def pack(spec: Conv2dSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[np.int32] | None) -> StemLayer:
+def pack(
+    spec: Conv2dSpec,
+    rule: Rule,
+    weights: npt.NDArray[Any],
+    bias: npt.NDArray[np.int32] | None,
+    fusion: Fusion | None = None,
+) -> StemLayer:
     """Packs the constants of a layer that fits.
 
     Args:
         weights: OHWI codes.
         bias: (O,) int32, or None.
+        fusion: what follows in the same kernel.
     """
     spec.require(fits(spec), "groups, channels or window do not fit the stem kernels")
-    codes, epilogue, window_factor = pack_codes(spec, rule, weights, bias)
+    codes, epilogue, window_factor = pack_codes(spec, rule, weights, bias, fusion)
     window, words = spec.window, words_of(spec)
     padded = np.zeros(
         (round_up(spec.out_c, PADDED_CHANNELS), window.kernel_h, words.groups * words.taps, words.padded_c), np.int8

@@ -18,7 +18,7 @@ from gpuq.cuda.strides import image_shape, run_strides
 from gpuq.numerics import Rule
 from gpuq.ops.concatenation import ConcatenationSpec, rescaled
 from gpuq.ops.pad import PadSpec
-from gpuq.ops.spec import Spec
+from gpuq.ops.spec import Shape, Spec
 from gpuq.ops.tables import all_codes
 
 THREADS = 256
@@ -28,16 +28,23 @@ _COMPILED_DIMENSIONS = (0, 2, OUTER_DIMENSIONS)
 
 
 def copy_kernel(
-    *, frame: bool = False, table: bool = False, dimensions: int = 2, vec: int = 16, x_vec: int = 16
+    *,
+    frame: bool = False,
+    inside: bool = True,
+    table: bool = False,
+    dimensions: int = 2,
+    vec: int = 16,
+    x_vec: int = 16,
 ) -> Kernel:
     """copy_rows.cu; its head says what the arguments mean."""
-    what = "pad" if frame else "copy_table" if table else "copy"
+    what = ("pad" if inside else "frame") if frame else "copy_table" if table else "copy"
     return Kernel(
         name=f"{what}_rows_u{8 * vec}" + ("" if x_vec == vec else "_u8"),
         source="copy_rows.cu",
         entry="copy_rows",
         defines=(
             ("FRAME", int(frame)),
+            ("INSIDE", int(inside)),
             ("TABLE", int(table)),
             ("DIMENSIONS", dimensions),
             ("VEC", vec),
@@ -48,10 +55,13 @@ def copy_kernel(
     )
 
 
-KERNELS = tuple(
-    copy_kernel(frame=what == "pad", table=what == "table", vec=vec, x_vec=x_vec)
-    for what in ("pad", "copy", "table")
-    for vec, x_vec in ((16, 16), (16, 1), (4, 4), (4, 1), (1, 1))
+KERNELS = (
+    *(
+        copy_kernel(frame=what == "pad", table=what == "table", vec=vec, x_vec=x_vec)
+        for what in ("pad", "copy", "table")
+        for vec, x_vec in ((16, 16), (16, 1), (4, 4), (4, 1), (1, 1))
+    ),
+    *(copy_kernel(frame=True, inside=False, vec=vec, x_vec=vec) for vec in (16, 4, 1)),
 )
 """Stores and loads of sixteen, four and one; loads byte by byte where only the output is aligned."""
 
@@ -110,6 +120,7 @@ def copy_launch(
     y: tuple[Slot, int],
     *,
     frame: bool,
+    inside: bool = True,
     fill: int = 0,
     table: Slot | None = None,
 ) -> Launch:
@@ -137,10 +148,11 @@ def copy_launch(
     return Launch(
         copy_kernel(
             frame=frame,
+            inside=inside,
             table=table is not None,
             dimensions=next(count for count in _COMPILED_DIMENSIONS if count >= len(outer)),
             vec=vec,
-            x_vec=vec if x_alignment >= vec else 1,
+            x_vec=vec if x_alignment >= vec or not inside else 1,
         ),
         (-(-threads // THREADS), 1, 1),
         (
@@ -160,9 +172,14 @@ def copy_launch(
 
 @dataclass(frozen=True, eq=False)
 class PadLayer:
-    """A PAD; it has no constants."""
+    """A PAD; it has no constants.
+
+    Attributes:
+        in_place: the input is written into the output by whoever makes it: only the frame is left to do.
+    """
 
     spec: PadSpec
+    in_place: bool = False
 
     @property
     def constants(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -170,20 +187,21 @@ class PadLayer:
 
     @property
     def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
-        return (image_shape(self.spec.x_shape),)
+        return () if self.in_place else (image_shape(self.spec.x_shape),)
 
     @property
     def y_shape(self) -> tuple[int, int, int]:
         return image_shape(self.spec.output_shape)
 
     def choices(self, runs: int, traits: Traits) -> Sequence[CopyChoice]:
-        return (CopyChoice("pad_rows"),)
+        return (CopyChoice("frame_rows" if self.in_place else "pad_rows"),)
 
     def workspace_bytes(self, runs: int, choice: CopyChoice) -> int:
         return 0
 
     def launches(self, choice: CopyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
-        spec, x = self.spec, inputs[0]
+        spec = self.spec
+        name, x = ("y", output) if self.in_place else ("x", inputs[0])
         sizes = (output.images, *spec.output_shape)
         if 0 in sizes:
             return []
@@ -198,9 +216,10 @@ class PadLayer:
             copy_launch(
                 spec,
                 spans,
-                (x.slot("x"), x.misalignment + x.offset),
+                (x.slot(name), x.misalignment + x.offset),
                 (output.slot("y"), output.misalignment + output.offset),
                 frame=True,
+                inside=not self.in_place,
                 fill=spec.out_quant.scalar_zero_point(),
             )
         ]
@@ -213,11 +232,13 @@ class ConcatenationLayer:
     Attributes:
         operands: codes (*shape) of each input that is constant, None of an activation.
         tables: 256 codes by the input's byte, for each input that is quantized otherwise; else None.
+        in_place: inputs that are written into the output by whoever makes them: nothing is left to do.
     """
 
     spec: ConcatenationSpec
     operands: tuple[npt.NDArray[Any] | None, ...]
     tables: tuple[npt.NDArray[Any] | None, ...]
+    in_place: frozenset[int] = frozenset()
     constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -225,10 +246,19 @@ class ConcatenationLayer:
         constants |= {f"table{i}": table for i, table in enumerate(self.tables) if table is not None}
         object.__setattr__(self, "constants", constants)
 
+    def copied_parts(self) -> Mapping[int, Shape]:
+        """Where each input that is copied unchanged begins in the output, by dimension."""
+        spec, found, start = self.spec, {}, 0
+        for index, (shape, table) in enumerate(zip(spec.x_shapes, self.tables, strict=True)):
+            if table is None:
+                found[index] = tuple(start if i == spec.axis else 0 for i in range(len(shape)))
+            start += shape[spec.axis]
+        return found
+
     @property
     def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
-        given = zip(self.spec.x_shapes, self.operands, strict=True)
-        return tuple(image_shape(shape) for shape, codes in given if codes is None)
+        given = enumerate(zip(self.spec.x_shapes, self.operands, strict=True))
+        return tuple(image_shape(shape) for i, (shape, codes) in given if codes is None and i not in self.in_place)
 
     @property
     def y_shape(self) -> tuple[int, int, int]:
@@ -247,9 +277,11 @@ class ConcatenationLayer:
         launches = []
         start = 0
         for index, (shape, codes, table) in enumerate(zip(spec.x_shapes, self.operands, self.tables, strict=True)):
-            name, x = next(given) if codes is None else (f"c{index}", ImageLayout.contiguous(1, *image_shape(shape)))
             offset = output.offset + start * y_strides[spec.axis + 1]
             start += shape[spec.axis]
+            if index in self.in_place:
+                continue
+            name, x = next(given) if codes is None else (f"c{index}", ImageLayout.contiguous(1, *image_shape(shape)))
             sizes = (output.images, *shape)
             if 0 in sizes:
                 continue

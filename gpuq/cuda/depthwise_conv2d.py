@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda.epilogue import Epilogue, epilogue_defines, pack_epilogue, pad_groups, round_up
+from gpuq.cuda.epilogue import Epilogue, Fusion, epilogue_defines, pack_epilogue, pad_groups, round_up
 from gpuq.cuda.kernel import Argument, Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
@@ -182,15 +182,14 @@ class DepthwiseConv2dLayer:
 
     def __post_init__(self) -> None:
         spec = self.spec
-        bias, factors = self.epilogue.padded(1, 4 * self.words)
-        constants = {"bias": bias, "factors": factors}
+        constants = dict(self.epilogue.constants(1, 4 * self.words))
         constants |= {"taps": tap_table(spec), "taps_weights": taps_weights(self.weights)}
         if any(tile.fits(spec, self.terms) for tile in ROWS_TILES):
             constants["rows_weights"] = rows_weights(self.weights)
-        out_h, out_w, out_c = spec.output_shape
+        y_shape = (*spec.window.output_hw(spec.in_h, spec.in_w), spec.out_c)
         object.__setattr__(self, "constants", constants)
-        object.__setattr__(self, "x_shapes", ((spec.in_h, spec.in_w, spec.in_c),))
-        object.__setattr__(self, "y_shape", (out_h, out_w, out_c))
+        object.__setattr__(self, "x_shapes", self.epilogue.x_shapes((spec.in_h, spec.in_w, spec.in_c), y=y_shape))
+        object.__setattr__(self, "y_shape", y_shape)
 
     @property
     def words(self) -> int:
@@ -210,7 +209,7 @@ class DepthwiseConv2dLayer:
     def launches(
         self, choice: DepthwiseConv2dChoice, inputs: Sequence[ImageLayout], output: ImageLayout
     ) -> Sequence[Launch]:
-        (x,), y = inputs, output
+        (x, *residual), y = inputs, output
         spec = self.spec
         out_h, out_w, out_c = spec.output_shape
         words_of_x = spec.multiplier == 1 and spec.in_c % 4 == 0 and x.alignment(4) == 4
@@ -239,8 +238,12 @@ class DepthwiseConv2dLayer:
                 *(spec.multiplier, out_h, out_w, window.stride_h, window.stride_w, window.pad_top, window.pad_left),
                 *(self.words, -(-window.taps // 4), columns, items),
             )
-        vector_store = out_c % 4 == 0 and y.alignment(4) == 4
-        after = (*int32s(spec.x_quant.scalar_zero_point()), *self.epilogue.arguments, np.int32(vector_store))
+        vector_store = out_c % 4 == 0 and all(stored.alignment(4) == 4 for stored in (y, *residual))
+        after = (
+            *int32s(spec.x_quant.scalar_zero_point()),
+            *self.epilogue.arguments(y, *residual),
+            np.int32(vector_store),
+        )
         return [Launch(kernel, grid, (*before, *weights, *between, *cut, *after))]
 
 
@@ -249,16 +252,18 @@ def pack(
     rule: Rule,
     weights: npt.NDArray[Any],
     bias: npt.NDArray[np.int32] | None,
+    fusion: Fusion | None = None,
 ) -> DepthwiseConv2dLayer:
     """Packs a layer's constants.
 
     Args:
         weights: 1HWO codes.
         bias: (O,) int32, or None.
+        fusion: what follows in the same kernel.
     """
     check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
     centred = np.moveaxis(weights[0].astype(np.int64) - spec.w_quant.zero_points, 2, 0)
-    epilogue = pack_epilogue(spec, rule, centred.reshape(spec.out_c, -1), bias)
+    epilogue = pack_epilogue(spec, rule, centred.reshape(spec.out_c, -1), bias, fusion)
     centred[epilogue.constant] = 0
     return DepthwiseConv2dLayer(spec, int8_terms(centred), epilogue)
 

@@ -16,7 +16,9 @@ from gpuq.cuda.layout import ImageLayout
 from gpuq.errors import InputTypeError
 from gpuq.numerics import Rule
 from gpuq.ops.dequantize import DequantizeSpec
+from gpuq.ops.logistic import LogisticSpec
 from gpuq.ops.quantize import QuantizeSpec
+from gpuq.ops.relu import ReluSpec
 from gpuq.ops.spec import Spec
 from gpuq.ops.tables import unary_table
 from gpuq.quant import Quant
@@ -186,6 +188,11 @@ class MapLayer:
                 (x.slot("x"), Slot("table"), y.slot("y"), np.int64(elements)),
             )
         ]
+
+
+def is_map(spec: Spec) -> bool:
+    """Whether an operator is a function of one 8-bit code, element by element."""
+    return isinstance(spec, LogisticSpec | ReluSpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is not None)
 
 
 def pack(spec: Spec, rule: Rule) -> AffineLayer | MapLayer:

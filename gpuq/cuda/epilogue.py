@@ -10,6 +10,7 @@ sum runs over all taps. Everything holds modulo 2^32.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.cuda.kernel import int32s
+from gpuq.cuda.kernel import Argument, Pointer, Slot, int32s
+from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import Int64Array, Rounding, Rule
 from gpuq.ops.conv2d import Conv2dSpec, check_weights
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
@@ -32,6 +34,20 @@ _RULES = {
     Rounding.V4: "RULE_V4",
     Rounding.V6: "RULE_V6",
 }
+
+
+@dataclass(frozen=True, eq=False)
+class Fusion:
+    """What becomes of a convolution's codes before they are stored: packed by cuda/fusion.py.
+
+    Attributes:
+        words: int32, as fused_codes() of kernels_cuda/epilogue.cuh reads them.
+        has_residual: a tensor of the output's shape is added: the layer's second input.
+    """
+
+    defines: tuple[tuple[str, int | str], ...]
+    words: npt.NDArray[np.int32]
+    has_residual: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,20 +71,40 @@ class Epilogue:
     act_min: int
     act_max: int
     clamps: bool
+    fusion: Fusion | None = None
 
     @property
     def defines(self) -> tuple[tuple[str, int | str], ...]:
         """Macros of kernels_cuda/epilogue.cuh."""
-        return epilogue_defines(self.rule, self.unsigned, self.clamps)
+        return self.own_defines + (self.fusion.defines if self.fusion else ())
 
     @property
-    def arguments(self) -> tuple[np.int32, ...]:
-        """The kernel arguments out_zero_point, act_min, act_max."""
-        return int32s(self.zero_point, self.act_min, self.act_max)
+    def own_defines(self) -> tuple[tuple[str, int | str], ...]:
+        """The same without what follows."""
+        return epilogue_defines(self.rule, self.unsigned, self.clamps)
 
-    def padded(self, groups: int, channels: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
-        """(bias, factors) with each group's channels padded by zeros to this many, group after group."""
-        return pad_groups(self.bias, groups, channels), pad_groups(self.factors, groups, channels)
+    def arguments(self, y: ImageLayout, *residual: ImageLayout) -> tuple[Argument, ...]:
+        """The kernel arguments out_zero_point, act_min, act_max, residual, fused.
+
+        Args:
+            residual: the layer's second input, if it has one; pixels lie as far apart as the output's.
+        """
+        own: tuple[Argument, ...] = int32s(self.zero_point, self.act_min, self.act_max)
+        # Kernels compute the address also where they do not read there: it must not be null.
+        where = residual[0].slot("x1") if residual else y.slot("y")
+        return *own, where, Slot("fused") if self.fusion else Pointer(None)
+
+    def x_shapes(self, *own: tuple[int, int, int], y: tuple[int, int, int]) -> tuple[tuple[int, int, int], ...]:
+        """A layer's inputs: its own, then the residual."""
+        return (*own, y) if self.fusion and self.fusion.has_residual else own
+
+    def constants(self, groups: int, channels: int) -> Mapping[str, npt.NDArray[Any]]:
+        """Bias and factors with each group's channels padded by zeros to this many, group after group; fused words."""
+        padded: dict[str, npt.NDArray[Any]] = {
+            "bias": pad_groups(self.bias, groups, channels),
+            "factors": pad_groups(self.factors, groups, channels),
+        }
+        return padded | ({"fused": self.fusion.words} if self.fusion else {})
 
 
 def epilogue_defines(
@@ -83,6 +119,7 @@ def pack_epilogue(
     rule: Rule,
     centred: Int64Array,
     bias: npt.NDArray[np.int32] | None,
+    fusion: Fusion | None = None,
     *,
     can_clear: bool = True,
 ) -> Epilogue:
@@ -91,6 +128,7 @@ def pack_epilogue(
     Args:
         centred: (O, K) weights minus their zero points.
         bias: (O,) int32, or None.
+        fusion: what follows the layer itself.
         can_clear: the kernel's sum of a channel with weights 0 is its bias.
     """
     out_c = spec.out_c
@@ -119,6 +157,7 @@ def pack_epilogue(
         act_min=act_min,
         act_max=act_max,
         clamps=(act_min, act_max) != (out_quant.qmin, out_quant.qmax),
+        fusion=fusion,
     )
 
 
@@ -127,6 +166,7 @@ def pack_codes(
     rule: Rule,
     weights: npt.NDArray[Any],
     bias: npt.NDArray[np.int32] | None,
+    fusion: Fusion | None = None,
     w_zero_point: int | None = None,
 ) -> tuple[Int64Array, Epilogue, int]:
     """(int8 values v of the weights, (O, K); epilogue; factor of the window's sum of x) of a convolution.
@@ -139,6 +179,7 @@ def pack_codes(
     Args:
         weights: OHWI codes.
         bias: (O,) int32, or None.
+        fusion: what follows the layer itself.
         w_zero_point: the weights' zero point, where the spec cannot say it (FULLY_CONNECTED with int8 weights).
     """
     check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
@@ -146,7 +187,7 @@ def pack_codes(
     # One zero point per layer: weights with zero points are per tensor.
     zero_point = int(spec.w_quant.zero_points[0]) if w_zero_point is None else w_zero_point
     rows = weights.astype(np.int64).reshape(spec.out_c, -1)
-    epilogue = pack_epilogue(spec, rule, rows - zero_point, bias, can_clear=zero_point == shift)
+    epilogue = pack_epilogue(spec, rule, rows - zero_point, bias, fusion, can_clear=zero_point == shift)
     codes = rows - shift
     codes[epilogue.constant] = 0
     return codes, epilogue, shift - zero_point

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from gpuq.cuda import conv2d
 from gpuq.cuda.conv2d import Conv2dChoice, Conv2dLayer
+from gpuq.cuda.epilogue import Fusion
 from gpuq.cuda.kernel import Launch
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
@@ -38,7 +39,7 @@ class FullyConnectedLayer:
 
     @property
     def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
-        return ((1, 1, self.spec.in_c),)
+        return self.conv2d.x_shapes
 
     @property
     def y_shape(self) -> tuple[int, int, int]:
@@ -55,13 +56,18 @@ class FullyConnectedLayer:
 
 
 def pack(
-    spec: FullyConnectedSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[np.int32] | None
+    spec: FullyConnectedSpec,
+    rule: Rule,
+    weights: npt.NDArray[Any],
+    bias: npt.NDArray[np.int32] | None,
+    fusion: Fusion | None = None,
 ) -> FullyConnectedLayer:
     """Packs a layer's constants.
 
     Args:
         weights: (O, I) codes.
         bias: (O,) int32, or None.
+        fusion: what follows in the same kernel.
     """
     check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
     w_quant, w_zero_point = spec.w_quant, int(spec.w_quant.zero_points[0])
@@ -80,4 +86,4 @@ def pack(
         activation=spec.activation,
     )
     rows = weights.reshape(spec.out_c, 1, 1, spec.in_c)
-    return FullyConnectedLayer(spec, conv2d.pack(spec_of_one_pixel, rule, rows, bias, w_zero_point))
+    return FullyConnectedLayer(spec, conv2d.pack(spec_of_one_pixel, rule, rows, bias, fusion, w_zero_point))

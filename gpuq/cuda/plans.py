@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +25,9 @@ from gpuq.cuda import (
     resize,
     softmax,
 )
+from gpuq.cuda import fusion as fusing
+from gpuq.cuda.epilogue import Fusion
+from gpuq.cuda.fusion import Follower
 from gpuq.cuda.kernel import Launch, Pointer
 from gpuq.cuda.launcher import Launcher
 from gpuq.cuda.layer import Layer
@@ -44,7 +48,7 @@ from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.relu import ReluSpec
 from gpuq.ops.resize_bilinear import ResizeSpec
 from gpuq.ops.softmax import SoftmaxSpec
-from gpuq.ops.spec import Spec
+from gpuq.ops.spec import Shape, Spec
 
 # Batches and layouts whose launches a plan keeps ready.
 KEPT_LAUNCHES = 64
@@ -121,23 +125,28 @@ class CudaPlan:
         return ImageOperand(value, ImageLayout.contiguous(runs, *shape, self._launcher.misalignment(value)))
 
 
-def layer_of(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -> Layer:
+def layer_of(
+    spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None], followers: Sequence[Follower] = ()
+) -> Layer:
     """Packs one layer for the kernels that suit it best.
 
     Args:
         constants: one entry per operand in the file's order; None where the operand is an activation, or is left
             out (a missing bias).
+        followers: what runs in the same kernel, behind a convolution.
     """
+    fusion = fusing.pack(followers) if followers else None
     if isinstance(spec, Conv2dSpec):
-        return _conv2d_layer(spec, rule, *weights_and_bias(spec, constants))
+        return _conv2d_layer(spec, rule, *weights_and_bias(spec, constants), fusion)
     if isinstance(spec, DepthwiseConv2dSpec):
         weights, bias = weights_and_bias(spec, constants)
         if spec.in_c == 1:
             # One input channel: every output channel sees the same image, which is a dense convolution.
-            return _conv2d_layer(one_channel_as_conv2d(spec), rule, weights.transpose(3, 1, 2, 0), bias)
-        return depthwise_conv2d.pack(spec, rule, weights, bias)
+            return _conv2d_layer(one_channel_as_conv2d(spec), rule, weights.transpose(3, 1, 2, 0), bias, fusion)
+        return depthwise_conv2d.pack(spec, rule, weights, bias, fusion)
     if isinstance(spec, FullyConnectedSpec):
-        return fully_connected.pack(spec, rule, *weights_and_bias(spec, constants))
+        return fully_connected.pack(spec, rule, *weights_and_bias(spec, constants), fusion)
+    spec.require(fusion is None, "nothing can follow in its kernel")
     if isinstance(spec, QuantizeSpec | DequantizeSpec | LogisticSpec | ReluSpec):
         return elementwise.pack(spec, rule)
     if isinstance(spec, BinarySpec):
@@ -164,10 +173,42 @@ _PACK: Mapping[type[Spec], Callable[..., Layer]] = MappingProxyType(
 """Operators of one activation."""
 
 
-def _conv2d_layer(spec: Conv2dSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[np.int32] | None) -> Layer:
-    if conv2d_stem.fits(spec):
-        return conv2d_stem.pack(spec, rule, weights, bias)
-    return conv2d.pack(spec, rule, weights, bias)
+def _conv2d_layer(
+    spec: Conv2dSpec,
+    rule: Rule,
+    weights: npt.NDArray[Any],
+    bias: npt.NDArray[np.int32] | None,
+    fusion: Fusion | None,
+) -> Layer:
+    pack = conv2d_stem.pack if conv2d_stem.fits(spec) else conv2d.pack
+    return pack(spec, rule, weights, bias, fusion)
+
+
+def takes_pitches(layer: Layer) -> bool:
+    """Whether operands may lie within a larger tensor, with gaps between pixels, rows and images.
+
+    The others walk contiguous memory.
+    """
+    return not isinstance(
+        layer, arg_max.ArgMaxLayer | elementwise.AffineLayer | elementwise.MapLayer | softmax.SoftmaxLayer
+    )
+
+
+def copied_parts(layer: Layer) -> Mapping[int, Shape]:
+    """Operands that a layer copies unchanged into its output, and where there each begins, by dimension."""
+    if isinstance(layer, copy.PadLayer):
+        return {0: tuple(before for before, _ in layer.spec.pads)}
+    if isinstance(layer, copy.ConcatenationLayer):
+        return layer.copied_parts()
+    return {}
+
+
+def without_parts(layer: Layer, written: frozenset[int]) -> Layer | None:
+    """The layer, less these copied parts, which lie in its output already; None if nothing is left to do."""
+    if isinstance(layer, copy.PadLayer):
+        return replace(layer, in_place=True)
+    assert isinstance(layer, copy.ConcatenationLayer)
+    return replace(layer, in_place=written) if len(written) < len(layer.operands) else None
 
 
 def weights_and_bias(

@@ -106,14 +106,15 @@ class Executor:
                 busy.popleft().finish()
 
     def walk(self, inputs: Inputs, runs: int) -> dict[int, npt.NDArray[Any]]:
-        """Every tensor that an operator computes, copied right after its step: the same steps as run()."""
+        """Every tensor that an operator computes and that has memory of its own, copied right after its step."""
         program = self.program
         parts: list[dict[int, npt.NDArray[Any]]] = []
         for _, workspace in self._parts(inputs, runs):
             computed = {view.tensor: self._copy(workspace, view.tensor) for view in program.input_views}
             for step in workspace.steps():
                 for operand in (*step.outputs, *step.views):
-                    computed[operand.tensor] = self._copy(workspace, operand.tensor)
+                    if operand.inside is None:
+                        computed[operand.tensor] = self._copy(workspace, operand.tensor)
             parts.append(computed)
         found = parts[0] if len(parts) == 1 else {i: np.concatenate([part[i] for part in parts]) for i in parts[0]}
         for index in _folded_outputs(program):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ def load(
     numerics: str = "litert_ref",
     limits: Limits = Limits(),
     memory_limit: int | None = None,
+    fuse: bool = True,
 ) -> Model:
     """Loads a .tflite, ready to run.
 
@@ -43,6 +44,8 @@ def load(
         limits: the largest model to accept.
         memory_limit: bytes that constants, activations and scratch may take; a batch that needs more is computed in
             parts, with the same result, and threads take turns. None: what there is.
+        fuse: False runs every operator of the file as a step of its own; True joins some of them on a GPU, with the
+            same bits.
 
     Raises:
         FileNotFoundError, OSError: the path cannot be read.
@@ -63,7 +66,7 @@ def load(
     chosen = resolve_device(device)
     try:
         graph = read(content, limits)
-        return Model(plan_program(graph, chosen, numerics), memory_limit)
+        return Model(plan_program(graph, chosen, numerics, fuse=fuse), memory_limit)
     except ModelError as error:
         raise type(error)(f"{name}: {error}") from error
 
@@ -80,6 +83,16 @@ class Model:
     def __init__(self, program: Program, memory_limit: int | None = None) -> None:
         self._program = program
         self._executor = Executor(program, memory_limit)
+        self._memory_limit = memory_limit
+
+    @cached_property
+    def _unfused(self) -> Executor:
+        """Runs every operator of the file by itself, with memory and constants of its own."""
+        program = self._program
+        if not program.is_fused:
+            return self._executor
+        plain = plan_program(program.graph, program.device, program.profile, program.launcher, fuse=False)
+        return Executor(plain, self._memory_limit)
 
     @property
     def graph(self) -> Graph:
@@ -148,10 +161,11 @@ class Model:
     def tensors(self, *inputs: Array, quantize: bool = False, **named: Array) -> dict[int, Array]:
         """Every tensor that an operator computes, by its number in the file; arguments as for calling the model.
 
-        Looking changes nothing: the same steps run as in a plain call.
+        Looking changes nothing. Where operators are joined, which leaves some tensors out, they run by themselves here:
+        that plan is made when the first tensors are asked for, and kept.
         """
         prepared, runs = self._prepare(inputs, named, quantize)
-        return self._executor.walk(prepared, runs)
+        return self._unfused.walk(prepared, runs)
 
     def session(self, batch: int = 1) -> Session:
         """A caller of its own state: variables last from call to call, as in an interpreter."""

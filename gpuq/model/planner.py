@@ -1,4 +1,4 @@
-"""From a Graph to a Program: rules resolved, constants packed, tensors placed in one arena. Pure, and printable.
+"""From a Graph to a Program: rules resolved, operators joined, constants packed, tensors placed. Pure, and printable.
 
 A Program is written for one run of the network. Batch N is N independent runs, held side by side: every tensor has
 a run axis in front of the file's own shape, so no operator can mix runs, and the arena of N runs is N times the
@@ -18,18 +18,21 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import cpu, numerics
+from gpuq.cuda.fusion import Follower, is_sum
 from gpuq.cuda.launch import launcher as cuda_launcher
 from gpuq.cuda.launcher import Launcher
 from gpuq.cuda.layer import Layer
-from gpuq.cuda.plans import CudaPlan, layer_of
+from gpuq.cuda.plans import CudaPlan, copied_parts, layer_of, takes_pitches, without_parts
 from gpuq.devices import Device
 from gpuq.errors import InputValueError, ModelLimit, UnsupportedModel
+from gpuq.model import fusion, placement
+from gpuq.model.fusion import Group
 from gpuq.model.graph import Graph, Node
+from gpuq.model.placement import Inside
 from gpuq.ops.registry import constant_operands, reference
 from gpuq.ops.spec import Shape, shape_text
 from gpuq.plan import Plan
 
-ALIGNMENT = 64
 # A run's arena beyond this is refused before it is allocated, and so is a step's scratch, which grows with the pixels
 # that a window reaches beyond the image.
 MAX_ARENA_BYTES = 1 << 36
@@ -43,13 +46,20 @@ class Operand:
     """Where a tensor lies in the arena of one run.
 
     Attributes:
-        offset: bytes from the start; the run axis multiplies it.
+        offset: bytes from the start, of the tensor or of what it is part of; the run axis multiplies it.
+        inside: where the tensor lies in the one that it is part of; None of most.
     """
 
     tensor: int
     offset: int
     shape: Shape
     dtype: np.dtype[Any]
+    inside: Inside | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Of one run."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -57,15 +67,21 @@ class Step:
     """One launch.
 
     Attributes:
+        nodes: operators of the file that it runs; on a GPU several may be joined.
         views: tensors that share the output's memory (RESHAPE and its like) and so come to be with it.
     """
 
-    node: Node
+    nodes: tuple[Node, ...]
     plan: Plan
     inputs: tuple[Operand, ...]
     outputs: tuple[Operand, ...]
     views: tuple[Operand, ...]
     macs: int
+
+    @property
+    def op(self) -> str:
+        """The operators' TFLite names: CONV_2D, CONV_2D+ADD."""
+        return "+".join(node.spec.op for node in self.nodes)
 
     def kernel(self, runs: int) -> str:
         """The name of the kernel that a batch of this size takes."""
@@ -81,6 +97,7 @@ class Program:
         input_views: tensors that share the memory of an input or a variable.
         constants: values of tensors that do not depend on the input.
         arena_bytes: activations of one run.
+        is_fused: operators may be joined, and tensors lack or lie within others.
         launcher: what runs the steps' kernels; None on the CPU.
     """
 
@@ -92,6 +109,7 @@ class Program:
     input_views: tuple[Operand, ...]
     constants: Mapping[int, npt.NDArray[Any]]
     arena_bytes: int
+    is_fused: bool = False
     launcher: Launcher | None = None
 
     @property
@@ -110,18 +128,23 @@ class Program:
         ]
         for number, step in enumerate(self.steps):
             out = step.outputs[0]
+            inside = f"  inside {out.inside.storage} from {out.inside.start}" if out.inside else ""
             lines.append(
-                f"{number:4d}  {step.node.spec.op:<24} {step.plan.name:<32} {shape_text(out.shape):>16}"
-                f" {out.dtype!s:>7}  at {out.offset:>9}  {step.macs:>11} MACs"
+                f"{number:4d}  {step.op:<24} {step.plan.name:<36} {shape_text(out.shape):>16} {out.dtype!s:>7}"
+                f"  {out.nbytes:>9} bytes at {out.offset:>9}  {step.macs:>11} MACs{inside}"
             )
         return "\n".join(lines)
 
 
-def plan_program(graph: Graph, device: Device, profile: str, launcher: Launcher | None = None) -> Program:
+def plan_program(
+    graph: Graph, device: Device, profile: str, launcher: Launcher | None = None, *, fuse: bool = True
+) -> Program:
     """Plans a network.
 
     Args:
         launcher: what runs kernels where the device is a GPU; default: that GPU.
+        fuse: on a GPU, join operators into one step and write parts of larger tensors in place; False: every operator
+            by itself, every tensor in memory of its own. The CPU does not join.
 
     Raises:
         InputValueError: an unknown profile.
@@ -139,23 +162,33 @@ def plan_program(graph: Graph, device: Device, profile: str, launcher: Launcher 
                 _fold(graph, node, rules[node.index], constants)
         else:
             live.append(node)
-    roots = _storage_roots(graph, live)
-    sizes = {root: graph.tensors[root].nbytes for root in set(roots.values())}
-    offsets, arena_bytes = place(sizes, _lifetimes(graph, live, roots))
+    fuse = fuse and launcher is not None
+    views = [node for node in live if node.spec.is_view]
+    groups = fusion.fused(graph, live, constants) if fuse else fusion.single(live)
+    launched = [group for group in groups if not group.spec.is_view]
+    roots = placement.storage_roots(graph, views, [index for group in launched for index in group.outputs])
+    reads = [[index for index in group.inputs if index in roots] for group in launched]
+    plans, inside = _pack(graph, launched, rules, constants, roots, reads, launcher, fuse)
+    storage = {index: inside[root].storage if root in inside else root for index, root in roots.items()}
+    sizes = {root: graph.tensors[root].nbytes for root in set(storage.values())}
+    alive = placement.lifetimes(graph, [(group.inputs, group.outputs) for group in groups], storage)
+    offsets, arena_bytes = placement.place(sizes, alive)
     if arena_bytes > MAX_ARENA_BYTES:
         raise ModelLimit(f"activations of {arena_bytes} bytes a run; the limit is {MAX_ARENA_BYTES}")
     operands = {
-        index: Operand(index, offsets[root], graph.tensors[index].shape, graph.tensors[index].dtype)
+        index: Operand(
+            index, offsets[storage[index]], graph.tensors[index].shape, graph.tensors[index].dtype, inside.get(root)
+        )
         for index, root in roots.items()
     }
     views_of: dict[int, list[Operand]] = {}
-    for node in live:
-        if node.spec.is_view:
-            views_of.setdefault(roots[node.outputs[0]], []).append(operands[node.outputs[0]])
-    launched = [node for node in live if not node.spec.is_view]
-    plans = _pack(launched, rules, constants, launcher)
+    for node in views:
+        views_of.setdefault(roots[node.outputs[0]], []).append(operands[node.outputs[0]])
     steps = []
-    for node, plan in zip(launched, plans, strict=True):
+    for group, plan, read in zip(launched, plans, reads, strict=True):
+        if plan is None:
+            continue
+        node = group.nodes[0]
         if plan.workspace_bytes(1) > MAX_WORKSPACE_BYTES:
             raise ModelLimit(
                 f"operator #{node.index} {node.spec.op} needs {plan.workspace_bytes(1)} bytes of scratch; the limit is "
@@ -163,12 +196,12 @@ def plan_program(graph: Graph, device: Device, profile: str, launcher: Launcher 
             )
         steps.append(
             Step(
-                node=node,
+                nodes=group.nodes,
                 plan=plan,
-                inputs=tuple(operands[index] for index in node.inputs if index >= 0 and index not in constants),
-                outputs=tuple(operands[index] for index in node.outputs),
-                views=tuple(view for index in node.outputs for view in views_of.get(index, ())),
-                macs=graph.node_macs(node),
+                inputs=tuple(operands[index] for index in read),
+                outputs=tuple(operands[index] for index in group.outputs),
+                views=tuple(view for index in group.outputs for view in views_of.get(index, ())),
+                macs=sum(graph.node_macs(node) for node in group.nodes),
             )
         )
     return Program(
@@ -184,36 +217,98 @@ def plan_program(graph: Graph, device: Device, profile: str, launcher: Launcher 
         ),
         constants=MappingProxyType(constants),
         arena_bytes=arena_bytes,
+        is_fused=fuse,
         launcher=launcher,
     )
 
 
 def _pack(
-    nodes: Sequence[Node],
+    graph: Graph,
+    groups: Sequence[Group],
     rules: Mapping[int, numerics.Rule],
     constants: Mapping[int, npt.NDArray[Any]],
+    roots: Mapping[int, int],
+    reads: list[list[int]],
     launcher: Launcher | None,
-) -> list[Plan]:
-    """The plan of each node; on a GPU, the constants of all of them go up together."""
-    layers: list[Layer] = []
-    plans: list[Plan] = []
-    for node in nodes:
-        operands = [constants.get(index) if index >= 0 else None for index in node.inputs]
-        with _refusals(node):
+    fuse: bool,
+) -> tuple[list[Plan | None], dict[int, Inside]]:
+    """(the plan of each group, None where nothing is left to do; which storage lies within other storage).
+
+    On a GPU, the constants of all of them go up together.
+
+    Args:
+        reads: activations that each group reads; those that need no reading any more are taken out.
+    """
+    packed: list[Any] = []
+    for group in groups:
+        first, *behind = group.nodes
+        operands = [constants.get(index) if index >= 0 else None for index in first.inputs]
+        with _refusals(first):
             if launcher is None:
-                plans.append(cpu.pack(node.spec, rules[node.index], operands))
+                packed.append(cpu.pack(group.spec, rules[first.index], operands))
             else:
-                layers.append(layer_of(node.spec, rules[node.index], operands))
+                followers = [
+                    Follower(node.spec, rules[node.index], position)
+                    for node, position in zip(behind, group.chain, strict=True)
+                ]
+                packed.append(layer_of(group.spec, rules[first.index], operands, followers))
     if launcher is None:
-        return plans
+        return packed, {}
+    layers: list[Layer | None] = list(packed)
+    inside: dict[int, Inside] = {}
+    if fuse:
+        layers, inside = _placed(graph, groups, packed, roots, reads)
     named = {
-        f"{number}/{name}": array for number, layer in enumerate(layers) for name, array in layer.constants.items()
+        f"{number}/{name}": array
+        for number, layer in enumerate(layers)
+        if layer is not None
+        for name, array in layer.constants.items()
     }
     pointers = launcher.upload(named)
-    return [
-        CudaPlan(layer, launcher, constants={name: pointers[f"{number}/{name}"] for name in layer.constants})
-        for number, layer in enumerate(layers)
-    ]
+    plans: list[Plan | None] = []
+    for number, layer in enumerate(layers):
+        if layer is None:
+            plans.append(None)
+        else:
+            own = {name: pointers[f"{number}/{name}"] for name in layer.constants}
+            plans.append(CudaPlan(layer, launcher, constants=own))
+    return plans, inside
+
+
+def _placed(
+    graph: Graph,
+    groups: Sequence[Group],
+    layers: Sequence[Layer],
+    roots: Mapping[int, int],
+    reads: list[list[int]],
+) -> tuple[list[Layer | None], dict[int, Inside]]:
+    """Layers that copy into a larger tensor, told what those before them write there already; None: all of it."""
+    uses: list[placement.Use] = []
+    parts: list[list[placement.Part]] = []
+    movable = {index for group in groups for index in group.outputs}
+    movable -= {roots[index] for index in graph.outputs if index in roots}
+    for group, layer, read in zip(groups, layers, reads, strict=True):
+        pitches = takes_pitches(layer)
+        for index, shape in zip((*read, *group.outputs), (*layer.x_shapes, layer.y_shape), strict=True):
+            uses.append(placement.Use(index, shape, pitches))
+        if any(is_sum(node.spec) for node in group.nodes[1:]):
+            # A residual's pixels lie as far apart as the output's.
+            movable -= {roots[read[-1]], *group.outputs}
+        parts.append(
+            [
+                placement.Part(group.inputs[operand], group.outputs[0], before, operand)
+                for operand, before in copied_parts(layer).items()
+                if group.inputs[operand] in roots
+            ]
+        )
+    inside = placement.in_place(graph, roots, uses, [part for each in parts for part in each], movable)
+    kept: list[Layer | None] = []
+    for layer, copies, read in zip(layers, parts, reads, strict=True):
+        written = [part for part in copies if (place := inside.get(roots[part.source])) and place.parent == part.target]
+        for part in written:
+            read.remove(part.source)
+        kept.append(without_parts(layer, frozenset(part.operand for part in written)) if written else layer)
+    return kept, inside
 
 
 @contextmanager
@@ -254,57 +349,3 @@ def _fold(graph: Graph, node: Node, rule: numerics.Rule, constants: dict[int, np
     operands = constant_operands(node.spec, [constants[index] if index >= 0 else None for index in node.inputs])
     tensor = graph.tensors[node.outputs[0]]
     constants[tensor.index] = reference(node.spec, rule, *operands).reshape(tensor.shape)
-
-
-def _storage_roots(graph: Graph, nodes: list[Node]) -> dict[int, int]:
-    """For every activation and variable the tensor whose memory it uses: itself, or the input of its view."""
-    roots = {index: index for index in graph.inputs}
-    roots.update({tensor.index: tensor.index for tensor in graph.variables})
-    for node in nodes:
-        for index in node.outputs:
-            roots[index] = roots[node.inputs[0]] if node.spec.is_view else index
-    return roots
-
-
-def _lifetimes(graph: Graph, nodes: list[Node], roots: Mapping[int, int]) -> dict[int, tuple[int, int]]:
-    """(first, last) step of each piece of storage, both included; -1 is before the first step."""
-    end = len(nodes)
-    born = {roots[index]: -1 for index in graph.inputs}
-    last = {roots[index]: -1 for index in graph.inputs}
-    for tensor in graph.variables:
-        born[tensor.index], last[tensor.index] = -1, end
-    for step, node in enumerate(nodes):
-        for index in node.outputs:
-            born.setdefault(roots[index], step)
-            last[roots[index]] = max(last.get(roots[index], step), step)
-        for index in node.inputs:
-            if index in roots:
-                last[roots[index]] = max(last[roots[index]], step)
-    for index in graph.outputs:
-        if index in roots:
-            last[roots[index]] = end
-    return {root: (born[root], last[root]) for root in born}
-
-
-def place(sizes: Mapping[int, int], lifetimes: Mapping[int, tuple[int, int]]) -> tuple[dict[int, int], int]:
-    """Offsets such that pieces alive at the same step do not overlap, and the arena's size.
-
-    Greedy by size, as TFLite's arena planner: the largest piece first, each at the lowest gap that holds it between
-    those already placed that are alive together with it.
-    """
-    offsets: dict[int, int] = {}
-    for piece in sorted(sizes, key=lambda piece: (-sizes[piece], piece)):
-        first, last = lifetimes[piece]
-        neighbours = sorted(
-            (offsets[other], offsets[other] + sizes[other])
-            for other in offsets
-            if lifetimes[other][0] <= last and first <= lifetimes[other][1]
-        )
-        offset = 0
-        for start, stop in neighbours:
-            if start - offset >= sizes[piece]:
-                break
-            offset = max(offset, -(-stop // ALIGNMENT) * ALIGNMENT)
-        offsets[piece] = offset
-    size = max((offsets[piece] + sizes[piece] for piece in sizes), default=0)
-    return offsets, -(-size // ALIGNMENT) * ALIGNMENT

@@ -86,7 +86,7 @@ def profile(model: Model, batch: int = 1, repeats: int = 20) -> Profile:
     steps = tuple(
         StepProfile(
             number=number,
-            op=step.node.spec.op,
+            op=step.op,
             kernel=step.kernel(batch),
             shape=step.outputs[0].shape,
             seconds=workspace.time_step(number, repeats),

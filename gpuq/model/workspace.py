@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -14,9 +13,11 @@ import numpy.typing as npt
 from gpuq.cpu.blas import single_threaded
 from gpuq.cuda.kernel import Launch
 from gpuq.cuda.launcher import Replay
+from gpuq.cuda.layout import ImageOperand
 from gpuq.cuda.plans import CudaPlan
 from gpuq.errors import DeviceError, DeviceOutOfMemory
-from gpuq.model.planner import ALIGNMENT, Operand, Program, Step
+from gpuq.model.placement import ALIGNMENT
+from gpuq.model.planner import Operand, Program, Step
 from gpuq.ranges import annotate
 
 
@@ -85,10 +86,10 @@ def _out_of_memory(runs: int, nbytes: int, problem: str = "more than there are")
     return DeviceOutOfMemory(f"a batch of {runs} needs {nbytes} bytes, {problem}; use a smaller batch")
 
 
-def _span(program: Program, operand: Operand, runs: int) -> slice:
-    """The bytes of a tensor in the arena of so many runs."""
+def _span(operand: Operand, runs: int) -> slice:
+    """The bytes of a tensor, or of what it is part of, in the arena of so many runs."""
     start = operand.offset * runs
-    return slice(start, start + math.prod(operand.shape) * operand.dtype.itemsize * runs)
+    return slice(start, start + (operand.inside.run_pitch if operand.inside else operand.nbytes) * runs)
 
 
 def _mean_seconds(call: Callable[[], None], repeats: int) -> float:
@@ -115,7 +116,7 @@ class CpuWorkspace:
         arena = memory[start : start + arena_bytes]
         self._scratch = memory[start + arena_bytes : start + arena_bytes + scratch_bytes]
         self._views = {
-            index: arena[_span(program, operand, runs)].view(operand.dtype).reshape(runs, *operand.shape)
+            index: arena[_span(operand, runs)].view(operand.dtype).reshape(runs, *operand.shape)
             for index, operand in program.operands.items()
         }
         self._launches = [
@@ -193,20 +194,22 @@ class CudaWorkspace:
             raise _out_of_memory(runs, arena_bytes + scratch_bytes, str(error)) from error
         arena, scratch = self._memory[:arena_bytes], self._memory[arena_bytes:]
         self._views = {
-            index: arena[_span(program, operand, runs)].view(operand.dtype).reshape(runs, *operand.shape)
+            index: arena[_span(operand, runs)].view(operand.dtype).reshape(runs, *operand.shape)
             for index, operand in program.operands.items()
+            if operand.inside is None
         }
-        self._launches: list[tuple[Step, list[Launch]]] = [
-            (
-                step,
-                _cuda_plan(step).bound(
-                    [self._views[operand.tensor] for operand in step.inputs],
-                    [self._views[operand.tensor] for operand in step.outputs],
-                    scratch,
-                ),
-            )
-            for step in program.steps
-        ]
+
+        def bound(operand: Operand, shape: tuple[int, int, int]) -> Any:
+            if operand.inside is None:
+                return self._views[operand.tensor]
+            return ImageOperand(arena[_span(operand, runs)], operand.inside.layout(runs, shape))
+
+        self._launches: list[tuple[Step, list[Launch]]] = []
+        for step in program.steps:
+            plan = _cuda_plan(step)
+            inputs = [bound(operand, shape) for operand, shape in zip(step.inputs, plan.layer.x_shapes, strict=True)]
+            outputs = [bound(operand, plan.layer.y_shape) for operand in step.outputs]
+            self._launches.append((step, plan.bound(inputs, outputs, scratch)))
         self._replay: Replay | None = None
         self._mark: Any = None
         self.reset()
