@@ -12,6 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 import gpuq
 from gpuq.cuda import affine, launch
+from gpuq.cuda import compile as compiling
 from gpuq.errors import DeviceLost, DeviceOutOfMemory, InputTypeError, InputValueError
 from gpuq.model.executor import PIPELINE_DEPTH
 from gpuq.resources import resource
@@ -20,6 +21,7 @@ from . import fake_cupy
 from .compare import assert_equal_bits
 from .fake_cupy import CUDADriverError, FakeCupy, Stream, Tensor
 from .host_cuda.runner import HostLauncher, require_tools
+from .memory import leaked_blocks
 from .networks import Network, int8, small_network
 
 DIGITS = resource("examples", "digits", "digits_int8.tflite")
@@ -198,6 +200,21 @@ def test_state(gpu: FakeCupy) -> None:
     assert session(codes)[0].tolist() == [[11, 12, 13, 14]]
     session.reset()
     assert session(codes)[0].tolist() == [[1, 2, 3, 4]]
+
+
+def test_calls_leave_nothing_behind(gpu: FakeCupy, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    model, x = gpuq.load(small_network(), device="cuda"), gpu.asarray(images(2, seed))
+    monkeypatch.setattr(compiling, "load", lambda kernel, index=0: lambda *args, **more: None)
+    model(x)
+    held = len(fake_cupy._allocations)
+
+    def call() -> None:
+        model(x)
+        gpu.allocated.clear()
+        fake_cupy.current.waited.clear()
+
+    assert leaked_blocks(call) < 50
+    assert len(fake_cupy._allocations) == held
 
 
 def test_refusals(gpu: FakeCupy, seed: int) -> None:

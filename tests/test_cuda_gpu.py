@@ -31,6 +31,7 @@ from . import test_cuda_fully_connected as fully_connected_tests
 from . import test_cuda_networks
 from .compare import assert_equal_bits
 from .cuda_layers import RULES, embedded, random_bias, random_codes
+from .memory import leaked_blocks
 
 pytestmark = pytest.mark.gpu
 
@@ -312,3 +313,20 @@ def test_network(gpu: Gpu, name: str, request: pytest.FixtureRequest, seed: int)
     for found in batches:
         got = found[0] if isinstance(found, tuple) else found
         assert_equal_bits(got, wanted[0], f"run_batches, seed {seed}")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_joined_operators_and_tensors_in_place(gpu: Gpu, dtype: str, seed: int) -> None:
+    test_cuda_networks.test_joined_operators_and_tensors_in_place(gpu.launcher, dtype, seed)
+
+
+def test_calls_leave_nothing_behind(gpu: Gpu, seed: int) -> None:
+    content = resource("examples", "digits", "digits_int8.tflite").read_bytes()
+    model = gpuq.load(content, device="cuda")
+    x = gpu.upload(random_codes(np.random.default_rng(seed), (1, 8, 8, 1), np.int8))
+    pool = gpu.cupy.get_default_memory_pool()
+    model(x)
+    used = pool.used_bytes()
+    assert leaked_blocks(lambda: model(x)) < 50
+    gpu.cupy.cuda.get_current_stream().synchronize()
+    assert pool.used_bytes() <= used

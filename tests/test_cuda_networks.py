@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import gpuq
+from gpuq.cuda.launcher import Launcher
 from gpuq.devices import Device
 from gpuq.model.model import Model
 from gpuq.model.planner import plan_program
@@ -82,7 +83,7 @@ def test_small_network_in_parts(launcher: HostLauncher, seed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_joined_operators_and_tensors_in_place(launcher: HostLauncher, dtype: str, seed: int) -> None:
+def test_joined_operators_and_tensors_in_place(launcher: Launcher, dtype: str, seed: int) -> None:
     # What the planner joins and places, on the kernels themselves; the plans are tested in test_fusion.
     from .test_fusion import Net
 

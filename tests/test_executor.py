@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import threading
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,6 +17,7 @@ from gpuq.model.placement import ALIGNMENT
 from gpuq.resources import resource
 
 from .compare import assert_equal_bits
+from .memory import leaked_blocks
 from .networks import Network, int8, small_network
 from .peers.one_operator import TensorDef, constant
 
@@ -246,19 +245,7 @@ def test_run_batches_in_order(seed: int) -> None:
 
 def test_calls_leave_nothing_behind(seed: int) -> None:
     model, x = load(small_network()), images(2, seed)
-    for _ in range(20):
-        model(x)
-    gc.collect()
-    tracemalloc.start()
-    try:
-        before = tracemalloc.get_traced_memory()[0]
-        for _ in range(500):
-            model(x)
-        gc.collect()
-        grown = tracemalloc.get_traced_memory()[0] - before
-    finally:
-        tracemalloc.stop()
-    assert grown < 20_000, f"{grown} bytes after 500 calls"
+    assert leaked_blocks(lambda: model(x)) < 50
 
 
 def test_state_is_reset_for_every_call() -> None:

@@ -533,6 +533,16 @@ def test_every_kernel_of_gpuq(row: Kernel, arch: int) -> None:
 RULES = ("RULE_V1_RIGHT", "RULE_V1", "RULE_V1U", "RULE_V2", "RULE_V4", "RULE_V6")
 
 
+# A residual as it mostly comes, and all that can follow.
+FUSED = (
+    (("FUSED_SUM", 1), ("SUM_RULE", "RULE_V1_RIGHT"), ("SUM_CLAMP", 0), ("SUM_A_TABLE", 0), ("SUM_B_TABLE", 1)),
+    (
+        *(("FUSED_SUM", 1), ("SUM_RULE", "RULE_V1_RIGHT"), ("SUM_CLAMP", 1), ("SUM_A_TABLE", 1), ("SUM_B_TABLE", 1)),
+        ("FUSED_MAP", 1),
+    ),
+)
+
+
 def variants(everything: bool) -> dict[str, Kernel]:
     """Kernels of the convolutions as other layers compile them, dealt: each row meets each rule.
 
@@ -564,6 +574,13 @@ def variants(everything: bool) -> dict[str, Kernel]:
                 most = tile.most_terms if isinstance(tile, depthwise.RowsTile) else depthwise.MOST_TERMS
                 kernel = tile.kernel((4, 1)[load % 2], min(1 + load, most), epilogue)
             found[f"{kernel.name}-{rule}-{'uint8' if unsigned else 'int8'}-{load}{'-clamp' * clamps}"] = kernel
+    for row, tile in enumerate(tiles):
+        for number, fused in enumerate(FUSED):
+            if everything or row % 2 == number:
+                more = (
+                    {"dynamic_shared_bytes": conv2d_stem.SHARED_BYTES} if isinstance(tile, conv2d_stem.StemTile) else {}
+                )
+                found[f"{tile.name}-fused{number}"] = tile.kernel(epilogue=epilogue_defines() + fused, **more)
     return found
 
 

@@ -70,7 +70,7 @@ class RowsTile:
     ) -> Kernel:
         """The tile compiled for one kind of layer; the defaults are the layers that matter most."""
         # Kinds that need more registers take them: they are rare, and local memory would cost more.
-        usual = vec == 4 and terms == 1 and ("RULE", "RULE_V1_RIGHT") in epilogue
+        usual = vec == 4 and terms == 1 and ("RULE", "RULE_V1_RIGHT") in epilogue and ("FUSED_SUM", 1) not in epilogue
         return Kernel(
             name=self.name,
             source="depthwise_conv2d_rows_dp4a.cu",

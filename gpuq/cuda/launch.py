@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,27 @@ ALIGNMENT = 256
 _SCALARS = (np.int32, np.uint32, np.int64, np.float32, np.float64)
 
 
+class _Use:
+    """Enters contexts; the driver's errors within become gpuq's. A class, for contextlib's generators cost more."""
+
+    __slots__ = ("_contexts", "_failures", "_what")
+
+    def __init__(self, failures: tuple[type[Exception], ...], what: str, contexts: Sequence[Any]) -> None:
+        self._failures = failures
+        self._what = what
+        self._contexts = contexts
+
+    def __enter__(self) -> None:
+        for context in self._contexts:
+            context.__enter__()
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        for context in reversed(self._contexts):
+            context.__exit__(kind, error, trace)
+        if isinstance(error, self._failures):
+            raise device_error(self._what, error) from error
+
+
 class CupyLauncher:
     """Launches on one GPU; see gpuq.cuda.launcher.Launcher.
 
@@ -50,6 +71,7 @@ class CupyLauncher:
             raise DeviceNotAvailable(f"cuda:{device}: {reason}")
         self._cupy: Any = importlib.import_module("cupy")
         self.device = device
+        self._failures = (self._cupy.cuda.driver.CUDADriverError, self._cupy.cuda.runtime.CUDARuntimeError)
         properties = self._cupy.cuda.runtime.getDeviceProperties(device)
         arch = 10 * int(properties["major"]) + int(properties["minor"])
         self._traits = Traits(arch, int(properties["multiProcessorCount"]))
@@ -116,7 +138,7 @@ class CupyLauncher:
                 raise InputValueError(f"{kernel.name}: grid.{axis} is {blocks}; it must be 1 to {limit}")
         arguments = tuple(self._argument(kernel, number, value) for number, value in enumerate(launch.arguments))
         function = compiling.load(kernel, self.device)
-        with self._errors(kernel.name), annotate(kernel.name), self._cupy.cuda.Device(self.device):
+        with self._at_step(kernel.name, annotate(kernel.name)):
             function(
                 launch.grid,
                 kernel.threads,
@@ -132,7 +154,7 @@ class CupyLauncher:
         self.prepare([launch.kernel for launch in launches])
         cupy = self._cupy
         names = f"{launches[0].kernel.name} and {len(launches) - 1} more"
-        with self._errors(names), cupy.cuda.Device(self.device):
+        with self._at_step(names):
             stream = cupy.cuda.Stream(non_blocking=True)
             with stream:
                 stream.begin_capture(mode=cupy.cuda.runtime.streamCaptureModeThreadLocal)
@@ -146,7 +168,7 @@ class CupyLauncher:
                 graph = stream.end_capture()
 
         def replay(stream: Any = None) -> None:
-            with self._errors(names), cupy.cuda.Device(self.device):
+            with self._at_step(names):
                 graph.launch(None if stream is None else as_stream(stream))
 
         return replay
@@ -195,20 +217,14 @@ class CupyLauncher:
             stop.synchronize()
             return float(self._cupy.cuda.get_elapsed_time(start, stop)) / 1e3
 
-    @contextlib.contextmanager
-    def _on(self, stream: Any) -> Iterator[None]:
-        """This device and stream are the current ones; the driver's errors become gpuq's."""
-        chosen = contextlib.nullcontext() if stream is None else as_stream(stream)
-        with self._errors(f"cuda:{self.device}"), self._cupy.cuda.Device(self.device), chosen:
-            yield
+    def _on(self, stream: Any) -> _Use:
+        """with: this device and stream are the current ones; the driver's errors become gpuq's."""
+        chosen = () if stream is None else (as_stream(stream),)
+        return _Use(self._failures, f"cuda:{self.device}", (self._cupy.cuda.Device(self.device), *chosen))
 
-    @contextlib.contextmanager
-    def _errors(self, what: str) -> Iterator[None]:
-        cupy = self._cupy
-        try:
-            yield
-        except (cupy.cuda.driver.CUDADriverError, cupy.cuda.runtime.CUDARuntimeError) as error:
-            raise device_error(what, error) from error
+    def _at_step(self, name: str, *contexts: Any) -> _Use:
+        """with: this device is the current one; the driver's errors name the step."""
+        return _Use(self._failures, name, (self._cupy.cuda.Device(self.device), *contexts))
 
     def _argument(self, kernel: Kernel, number: int, value: Argument) -> Any:
         if isinstance(value, _SCALARS):
