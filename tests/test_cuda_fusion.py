@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from gpuq.cuda import conv2d, conv2d_stem, depthwise_conv2d, fusion
 from gpuq.cuda.conv2d import DIRECT_TILES, IGEMM_TILES, Conv2dChoice
 from gpuq.cuda.depthwise_conv2d import DepthwiseConv2dChoice
 from gpuq.cuda.fusion import Follower
+from gpuq.cuda.layout import ImageOperand
 from gpuq.cuda.plans import CudaPlan
 from gpuq.numerics import Product, Rounding, Rule
 from gpuq.ops.add import AddSpec
@@ -211,7 +212,11 @@ def test_kernel_equals_reference(launcher: HostLauncher, row: str, what: str, se
         np.lib.stride_tricks.as_strided(kept[y_operand.layout.offset :], want.shape, y_view.strides)[...] = want
         inputs = [x_operand]
         if other is not None:
-            inputs.append(embedded(np.random.default_rng(gaps), other, kernels.align)[2])
+            memory, _, operand = embedded(np.random.default_rng(gaps), other, kernels.align)
+            # ... but need not begin at a word.
+            shifted = np.concatenate([memory[:1], memory])[1:] if rng.random() < 0.5 else memory
+            layout = replace(operand.layout, misalignment=launcher.misalignment(shifted))
+            inputs.append(ImageOperand(shifted, layout))
         plan.launch(inputs, [y_operand], rng.integers(0, 256, max(4, plan.workspace_bytes(images)), np.uint8))
         assert_equal_bits(y_view, want, context)
         assert_equal_bits(y_memory, kept, f"between the images: {context}")
