@@ -10,7 +10,7 @@ import pytest
 
 import gpuq
 from gpuq.cli import main
-from gpuq.cuda import launch
+from gpuq.cuda import ceilings, launch
 from gpuq.model.profile import profile
 from gpuq.resources import resource
 
@@ -24,6 +24,8 @@ DIGITS = str(resource("examples", "digits", "digits_int8.tflite"))
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupy]:
     require_tools()
+    for name, few in (("DP4A_ITERATIONS", 1), ("COPY_BYTES", 1 << 12), ("COPIES", 1), ("SAMPLES", 1)):
+        monkeypatch.setattr(ceilings, name, few)
     with HostLauncher() as host:
         yield fake_cupy.install(monkeypatch, host)
     launch.launcher.cache_clear()
@@ -48,10 +50,35 @@ def check(device: str, kernel: str) -> None:
 
 def test_on_the_cpu() -> None:
     check("cpu", "conv2d_im2col_sgemm")
+    found = profile(gpuq.load(DIGITS, device="cpu"), repeats=1)
+    assert found.ceilings is None
+    assert all(step.of_ceiling is None for step in found.steps)
 
 
 def test_on_a_gpu(gpu: FakeCupy) -> None:
     check("cuda", "conv2d_stem_dp4a")
+    found = profile(gpuq.load(DIGITS, device="cuda"), batch=3, repeats=1)
+    limits = found.ceilings
+    assert limits is not None
+    assert limits.dp4a_tops > 0
+    assert limits.copy_gbs > 0
+    for step in found.steps:
+        arithmetic, memory = 2e-12 * step.macs / limits.dp4a_tops, 1e-9 * step.nbytes / limits.copy_gbs
+        assert step.of_ceiling == pytest.approx(max(arithmetic, memory) / step.seconds)
+    # One place for them: the process has measured them.
+    assert profile(gpuq.load(DIGITS, device="cuda"), repeats=1).ceilings is limits
+
+
+@pytest.mark.usefixtures("gpu")
+def test_command_on_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", DIGITS, "--device", "cuda", "--repeats", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "of ceiling" in text
+    assert "ceilings measured on cuda:0: " in text
+    assert main(["profile", DIGITS, "--device", "cuda", "--repeats", "1", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["ceilings"]) == {"dp4a_tops", "copy_gbs"}
+    assert all(step["of_ceiling"] == step["bound_seconds"] / step["seconds"] for step in report["steps"])
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,11 +88,12 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "conv2d_im2col_sgemm" in text
     assert "runs a second" in text
+    assert "ceilings measured" not in text
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [plot]
     assert main(["profile", DIGITS, "--device", "cpu", "--batch", "3", "--repeats", "1", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["batch"], report["device"]) == (3, "cpu")
+    assert (report["batch"], report["device"], report["ceilings"]) == (3, "cpu", None)
     assert len(report["steps"]) == len(gpuq.load(DIGITS, device="cpu").program.steps)
     assert set(report["steps"][0]) >= {"op", "kernel", "seconds", "tops", "gigabytes_per_second", "macs", "nbytes"}
 

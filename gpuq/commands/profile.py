@@ -58,7 +58,7 @@ def run_profile(options: ProfileOptions) -> int:
 
 
 def _text(options: ProfileOptions, found: Profile) -> str:
-    head: list[object] = ["step", "operator", "kernel", "output", "us", "share", "GOPS", "GB/s"]
+    head: list[object] = ["step", "operator", "kernel", "output", "us", "share", "GOPS", "GB/s", "of ceiling"]
     rows = [
         [
             step.number,
@@ -69,16 +69,24 @@ def _text(options: ProfileOptions, found: Profile) -> str:
             f"{step.seconds / found.sum_seconds:.1%}",
             f"{1e3 * step.tops:,.1f}" if step.macs else "-",
             f"{step.gigabytes_per_second:,.2f}",
+            "-" if step.of_ceiling is None else f"{step.of_ceiling:.0%}",
         ]
         for step in found.steps
     ]
     images = found.batch / found.seconds
+    ceilings = []
+    if found.ceilings is not None:
+        ceilings.append(
+            f"ceilings measured on {found.device}: {found.ceilings.dp4a_tops:,.1f} TOPS of dp4a, "
+            f"{found.ceilings.copy_gbs:,.0f} GB/s copied"
+        )
     return "\n".join(
         [
             f"{printable(options.model)} on {found.device}, batch {found.batch}, numerics {options.profile}",
-            table([head, *rows], "><<>>>>>"),
+            table([head, *rows], "><<>>>>>>"),
             f"all steps together {1e3 * found.seconds:.3f} ms, {images:,.0f} runs a second; "
             f"one by one {1e3 * found.sum_seconds:.3f} ms",
+            *ceilings,
         ]
     )
 
@@ -91,8 +99,14 @@ def _json(options: ProfileOptions, found: Profile) -> dict[str, Any]:
         "batch": found.batch,
         "seconds": found.seconds,
         "sum_seconds": found.sum_seconds,
+        "ceilings": None if found.ceilings is None else asdict(found.ceilings),
         "steps": [
-            asdict(step) | {"tops": step.tops, "gigabytes_per_second": step.gigabytes_per_second}
+            asdict(step)
+            | {
+                "tops": step.tops,
+                "gigabytes_per_second": step.gigabytes_per_second,
+                "of_ceiling": step.of_ceiling,
+            }
             for step in found.steps
         ],
     }

@@ -1,4 +1,4 @@
-"""Where the time of a network goes: every step by itself, beside the whole."""
+"""Where the time of a network goes: every step by itself, beside the whole, and against what the device can do."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gpuq.cuda.ceilings import Ceilings, ceilings
 from gpuq.model.model import Model
-from gpuq.model.planner import Operand, Step
+from gpuq.model.planner import Operand, Program, Step
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class StepProfile:
         seconds: of one launch.
         macs: multiply-accumulates of the batch.
         nbytes: of inputs, outputs and constants, each counted once.
+        bound_seconds: the least that the device's measured ceilings allow; None on the CPU.
     """
 
     number: int
@@ -29,6 +31,15 @@ class StepProfile:
     seconds: float
     macs: int
     nbytes: int
+    bound_seconds: float | None = None
+
+    @property
+    def of_ceiling(self) -> float | None:
+        """Share of the device's measured ceiling, arithmetic or memory, whichever bounds the step.
+
+        Above 1 where the step's tensors lie in the caches, which are faster than the memory whose ceiling it is.
+        """
+        return None if self.bound_seconds is None else self.bound_seconds / self.seconds
 
     @property
     def tops(self) -> float:
@@ -46,12 +57,14 @@ class Profile:
 
     Attributes:
         seconds: of one run of the whole program, without copies to and from the host.
+        ceilings: what the device does at most, as measured; None on the CPU.
     """
 
     batch: int
     device: str
     seconds: float
     steps: tuple[StepProfile, ...]
+    ceilings: Ceilings | None = None
 
     @property
     def sum_seconds(self) -> float:
@@ -70,6 +83,7 @@ def profile(model: Model, batch: int = 1, repeats: int = 20) -> Profile:
         DeviceOutOfMemory: the batch does not fit.
     """
     program = model.program
+    limits = measured_ceilings(program)
     workspace = model._executor.open(batch)
     rng = np.random.default_rng(0)
     inputs = {}
@@ -83,22 +97,36 @@ def profile(model: Model, batch: int = 1, repeats: int = 20) -> Profile:
             inputs[index] = rng.integers(info.min, info.max, shape, tensor.dtype, endpoint=True)
     workspace.load(inputs)
     seconds = workspace.time_run(repeats)
-    steps = tuple(
-        StepProfile(
-            number=number,
-            op=step.op,
-            kernel=step.kernel(batch),
-            shape=step.outputs[0].shape,
-            seconds=workspace.time_step(number, repeats),
-            macs=step.macs * batch,
-            nbytes=_nbytes(step, batch),
+    steps = []
+    for number, step in enumerate(program.steps):
+        macs, nbytes = step.macs * batch, step_bytes(step, batch)
+        steps.append(
+            StepProfile(
+                number=number,
+                op=step.op,
+                kernel=step.kernel(batch),
+                shape=step.outputs[0].shape,
+                seconds=workspace.time_step(number, repeats),
+                macs=macs,
+                nbytes=nbytes,
+                bound_seconds=None if limits is None else limits.seconds(macs, nbytes),
+            )
         )
-        for number, step in enumerate(program.steps)
-    )
-    return Profile(batch, str(program.device), seconds, steps)
+    return Profile(batch, str(program.device), seconds, tuple(steps), limits)
 
 
-def _nbytes(step: Step, batch: int) -> int:
+def measured_ceilings(program: Program) -> Ceilings | None:
+    """Of the program's device, measured when first asked for; None on the CPU.
+
+    Raises:
+        DeviceOutOfMemory: there is no memory to measure in.
+    """
+    return None if program.launcher is None else ceilings(program.launcher)
+
+
+def step_bytes(step: Step, batch: int) -> int:
+    """What one launch must move at least: inputs, outputs and constants, each once."""
+
     def size(operand: Operand) -> int:
         return math.prod(operand.shape) * operand.dtype.itemsize
 
