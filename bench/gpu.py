@@ -81,7 +81,6 @@ def kernel(source: str, entry: str, name: str = "", threads: int = THREADS, **de
     return Kernel(name or entry, source, entry, tuple(defines.items()), (threads, 1, 1))
 
 
-COPY = kernel("memory.cu", "copy_words", UNROLL=_READ_UNROLL, THREADS=THREADS)
 READ = kernel("memory.cu", "read_words", UNROLL=_READ_UNROLL, THREADS=THREADS)
 RANDOM = kernel("memory.cu", "random_words", UNROLL=_READ_UNROLL, THREADS=THREADS)
 DIFFERENCES = kernel("memory.cu", "count_differences", UNROLL=_READ_UNROLL, THREADS=THREADS)

@@ -2,14 +2,15 @@
 
     python -m bench.microbench [--output FILE] [--device 0] [--budget SECONDS] [--list]
 
-The ceilings that bench_conv2d.py divides by. Measured, not read from a data sheet: NVIDIA publishes no rate for dp4a.
-Kernels are in bench/kernels/; the tests count the instructions in their loops' machine code. Operands are random.
+The ceilings that benches divide by are gpuq's own, as `gpuq profile` measures them (gpuq/cuda/ceilings.py). The rest is
+in bench/kernels/; the tests count the instructions in their loops' machine code. Operands are random.
 
 | figure                   | how                                                                                 |
 |--------------------------|-------------------------------------------------------------------------------------|
+| dp4a, copy: the ceilings | gpuq.cuda.ceilings                                                                  |
 | per clock and SM         | one block of 1024 threads a multiprocessor, by the clocks that each block counts    |
 | TOPS, per second         | the same kernel on the whole GPU for milliseconds, by events                        |
-| device memory, GB/s      | bytes read plus bytes written, of buffers far larger than the L2 cache              |
+| device memory, GB/s      | of buffers far larger than the L2 cache; memcpy: bytes read plus bytes written      |
 | L2 cache, GB/s           | a quarter of it read again and again past the L1 cache                              |
 | launches, microseconds   | empty kernels in a CUDA graph; a small layer launched from Python, one by one       |
 
@@ -30,8 +31,9 @@ from typing import Any
 import numpy as np
 
 from bench.bench_models import write_json
-from bench.gpu import COPY, NOTHING, READ, THREADS, CupyGpu, kernel, machine, quantiles
+from bench.gpu import NOTHING, READ, THREADS, CupyGpu, kernel, machine, quantiles
 from bench.layers import conv
+from gpuq.cuda import ceilings as device_ceilings
 from gpuq.cuda.kernel import Kernel
 from gpuq.cuda.plans import CudaPlan, layer_of
 from gpuq.errors import GpuqError
@@ -98,7 +100,7 @@ def shared_kernel(sharers: int) -> Kernel:
 def kernels() -> list[Kernel]:
     """Everything that a run compiles."""
     alus = [alu.kernel(chains) for alu in ALUS for chains in CHAINS.get(alu.name, (8,))]
-    return [*alus, *map(shared_kernel, SHARERS), COPY, READ, NOTHING]
+    return [*alus, *map(shared_kernel, SHARERS), READ, NOTHING]
 
 
 class Bench:
@@ -110,8 +112,9 @@ class Bench:
 
     def figures(self) -> Iterator[dict[str, Any]]:
         """Rows in order of their worth; each is measured when it is asked for."""
+        yield self.ceilings()
         yield self.alu(ALUS[0], 8)
-        yield self.copy()
+        yield self.memcpy()
         yield self.read()
         yield self.l2()
         yield self.launch_in_graph()
@@ -174,27 +177,20 @@ class Bench:
         whole = 16 * THREADS * 4 * 1056
         return max(1, min(2 * GIB, self.gpu.memory_bytes // 8) // whole) * whole
 
-    def copy(self) -> dict[str, Any]:
+    def ceilings(self) -> dict[str, Any]:
+        found = device_ceilings.ceilings(self.gpu.launcher)
+        return {"figure": "ceilings", "tops": found.dp4a_tops, "gbs": found.copy_gbs}
+
+    def memcpy(self) -> dict[str, Any]:
         gpu, size = self.gpu, self._buffer_bytes()
         source, target = gpu.random(size), gpu.empty(size)
-        words = size // 16
-        grid = (-(-words // (THREADS * 4)), 1, 1)
-        gpu.run(COPY, grid, source, target, np.int64(words))
-        samples = [gpu.elapsed(lambda: gpu.run(COPY, grid, source, target, np.int64(words))) for _ in range(15)]
 
-        def driver() -> None:
+        def run() -> None:
             target.data.copy_from_device_async(source.data, size, gpu.stream)
 
-        driver()
-        by_driver = quantiles([gpu.elapsed(driver) for _ in range(15)])
-        times = quantiles(samples)
-        return {
-            "figure": "copy",
-            "bytes": 2 * size,
-            "gbs": 2 * size / times["median_s"] / 1e9,
-            "memcpy_gbs": 2 * size / by_driver["median_s"] / 1e9,
-            **times,
-        }
+        run()
+        times = quantiles([gpu.elapsed(run) for _ in range(15)])
+        return {"figure": "memcpy", "bytes": 2 * size, "gbs": 2 * size / times["median_s"] / 1e9, **times}
 
     def _read(self, figure: str, size: int, passes: int, blocks: int) -> dict[str, Any]:
         gpu, words = self.gpu, size // 16
@@ -252,16 +248,14 @@ class Bench:
 def ceilings(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     """What layers are compared with: TOPS of dp4a, GB/s of a copy and of the L2 cache."""
 
-    def best(figure: str, key: str) -> float | None:
-        found = [row[key] for row in rows if row.get("figure") == figure and key in row]
-        return max(found) if found else None
+    def figure(name: str, key: str) -> float | None:
+        return next((row[key] for row in rows if row.get("figure") == name and key in row), None)
 
-    copies = [value for value in (best("copy", "gbs"), best("copy", "memcpy_gbs")) if value]
     return {
-        "dp4a_tops": best("dp4a", "tops"),
-        "hbm_gbs": max(copies) if copies else None,
-        "l2_gbs": best("l2_read", "gbs"),
-        "launch_us": best("launch_in_graph", "microseconds"),
+        "dp4a_tops": figure("ceilings", "tops"),
+        "hbm_gbs": figure("ceilings", "gbs"),
+        "l2_gbs": figure("l2_read", "gbs"),
+        "launch_us": figure("launch_in_graph", "microseconds"),
     }
 
 
@@ -273,7 +267,6 @@ def row_text(row: dict[str, Any]) -> str:
     for key, unit in (
         ("tops", "TOPS"),
         ("gbs", "GB/s"),
-        ("memcpy_gbs", "GB/s by memcpy"),
         ("per_clock_sm", "/clk/SM"),
         ("warp_loads_per_clock_sm", "warp loads/clk/SM"),
         ("distinct_bytes_per_clock_sm", "distinct B/clk/SM"),

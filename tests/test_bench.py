@@ -26,7 +26,8 @@ from bench.bench_models import write_json
 from bench.gpu import KERNELS_FOLDER, launches_per_graph, quantiles
 from bench.layers import CONV, DEPTHWISE, NETWORKS, Layer, Row, conv, dense, layers, rows
 from bench.peers import Peers
-from gpuq.cuda import unavailable
+from gpuq.cuda import ceilings, unavailable
+from gpuq.cuda.kernel import Pointer
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.plans import layer_of
 
@@ -512,11 +513,13 @@ def cupy_of_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         driverGetVersion=lambda: 13000,
         runtimeGetVersion=lambda: 13000,
         CUDARuntimeError=real.cuda.runtime.CUDARuntimeError,
+        streamCaptureModeThreadLocal=1,
     )
     fake = SimpleNamespace(
         __version__="0",
         ndarray=Array,
         empty=lambda shape, dtype: np.full(shape, 0x5B, dtype).view(Array),
+        copyto=np.copyto,
         get_default_memory_pool=lambda: SimpleNamespace(free_all_blocks=lambda: None),
         cuda=SimpleNamespace(
             Device=type("Device", (Anything,), {"compute_capability": "90"}),
@@ -543,6 +546,7 @@ def cupy_of_names(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(compiling, "_loaded", {})
     monkeypatch.setattr(Module, "launched", Counter())
+    monkeypatch.setattr(ceilings, "COPY_BYTES", 1 << 21)
     launcher.cache_clear()
     yield
     launcher.cache_clear()
@@ -555,13 +559,15 @@ def test_microbench_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtur
     found = json.loads(output.read_text())
     figures = Counter(row["figure"] for row in found["results"])
     assert figures == Counter(
-        dp4a=5, copy=1, read=1, l2_read=1, launch_in_graph=1, launch_from_python=1, pack=1, mad_wide=1, mad=1, prmt=1,
+        ceilings=1, dp4a=5, memcpy=1, read=1, l2_read=1, launch_in_graph=1, launch_from_python=1, pack=1, mad_wide=1, mad=1, prmt=1,
         dp2a=1, shared_loads=3, memset=1,
     )  # fmt: skip
     assert all(found["ceilings"].values())
     assert (found["machine"]["gpu"], found["machine"]["arch"]) == ("GPU X", 90)
-    copied = next(row for row in found["results"] if row["figure"] == "copy")
+    copied = next(row for row in found["results"] if row["figure"] == "memcpy")
     assert copied["gbs"] == pytest.approx(copied["bytes"] / 1e-3 / 1e9)
+    # gpuq's own ceilings: two MiB read and written by each of four launches, all together in a millisecond.
+    assert found["ceilings"]["hbm_gbs"] == pytest.approx(4 * 2 * (1 << 21) / 1e-3 / 1e9)
     assert Module.launched["nothing"] > 500
     assert "GPU X" in "\n".join(report.microbench_summary(found))
     assert microbench.main(["--output", str(output), "--budget", "0"]) == 0
@@ -662,13 +668,13 @@ def test_every_kernel_of_the_benches_compiles(arch: int, monkeypatch: pytest.Mon
 def test_ceilings() -> None:
     found = microbench.ceilings(
         [
-            {"figure": "dp4a", "chains": 8, "tops": 100.0},
+            {"figure": "ceilings", "tops": 110.0, "gbs": 3900.0},
             {"figure": "dp4a", "chains": 16, "tops": 120.0},
-            {"figure": "copy", "gbs": 3900.0, "memcpy_gbs": 4200.0},
+            {"figure": "memcpy", "gbs": 4200.0},
             {"figure": "failed", "error": "x"},
         ]
     )
-    assert found == {"dp4a_tops": 120.0, "hbm_gbs": 4200.0, "l2_gbs": None, "launch_us": None}
+    assert found == {"dp4a_tops": 110.0, "hbm_gbs": 3900.0, "l2_gbs": None, "launch_us": None}
 
 
 # ---- reports
@@ -759,7 +765,8 @@ def test_summary(tmp_path: Path) -> None:
     write_json(tmp_path / "sanitize.json", {"results": sanitized})
     rows = [
         {"figure": "dp4a", "chains": 8, "per_clock_sm": 63.9, "tops": 120.0, "mhz": 1900.0},
-        {"figure": "copy", "gbs": 4100.0},
+        {"figure": "ceilings", "tops": 118.0, "gbs": 4000.0},
+        {"figure": "memcpy", "gbs": 4100.0},
         {"figure": "launch_in_graph", "microseconds": 1.2},
         {"figure": "failed", "error": "RuntimeError: no"},
     ]
@@ -972,8 +979,8 @@ def test_the_gpu_that_the_benches_use(seed: int) -> None:
     noise = there.host(there.random(1 << 20))
     assert np.bincount(noise, minlength=256).min() > 3000
     source, target = there.random(1 << 24), there.empty(1 << 24)
-    grid = ((1 << 24) // 16 // 1024, 1, 1)
-    times = there.seconds(lambda _: there.run(gpu.COPY, grid, source, target, np.int64(1 << 20)), 5, 7)
+    copy = ceilings.copy_launch(Pointer(source), Pointer(target), 1 << 24)
+    times = there.seconds(lambda _: there.launcher.launch(copy, there.stream), 5, 7)
     assert len(times) == 7
     assert all(1e-7 < each < 1e-2 for each in times)
     assert np.array_equal(there.host(target), there.host(source))

@@ -1,4 +1,4 @@
-// Copies, reads, compares and rearranges device memory; sizes in words of 16 bytes.
+// Reads, fills and compares device memory; sizes in words of 16 bytes.
 //
 // Compiled with
 //     UNROLL   independent loads of a thread
@@ -10,19 +10,6 @@ __device__ __forceinline__ int4 load_l2(const int4* address) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(address));
   return v;
-}
-
-// to[i] = from[i]; the grid covers all words, UNROLL a thread.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    copy_words(const int4* from, int4* to, long long words) {
-  const long long first = static_cast<long long>(blockIdx.x) * THREADS * UNROLL + threadIdx.x;
-  int4 v[UNROLL];
-#pragma unroll
-  for (int u = 0; u < UNROLL; ++u)
-    if (first + u * THREADS < words) v[u] = load_l2(from + first + u * THREADS);
-#pragma unroll
-  for (int u = 0; u < UNROLL; ++u)
-    if (first + u * THREADS < words) to[first + u * THREADS] = v[u];
 }
 
 // Reads all words `passes` times; out gets one int per thread. words is a multiple of gridDim.x * THREADS *
