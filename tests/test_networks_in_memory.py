@@ -19,7 +19,7 @@ from gpuq.ops.registry import reference
 
 from .compare import assert_equal_bits
 
-SMALL: dict[str, Any] = {"resolution": 33, "width": 0.25}
+SMALL: dict[str, Any] = {"resolution": 34, "width": 0.25}
 
 
 @lru_cache(maxsize=1)

@@ -175,7 +175,7 @@ def compared(graph: Graph, torch: Any, seed: int) -> dict[int, float]:
 
 @pytest.mark.parametrize("name", networks.NETWORKS)
 def test_values_are_near_the_integer_networks(name: str, torch: Any, seed: int) -> None:
-    graph = networks.NETWORKS[name](resolution=33, width=0.25)
+    graph = networks.NETWORKS[name](resolution=34, width=0.25)
     errors = compared(graph, torch, seed)
     for node in graph.nodes:
         # What codes lose adds up from layer to layer; a wrong pad, layout or activation is off by most of it all.
@@ -285,7 +285,7 @@ def test_a_call_on_a_gpu(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> Non
         no_grad=contextlib.nullcontext,
     )
     monkeypatch.setitem(sys.modules, "torch", fake)
-    call = torch_network.prepare(networks.mobilenet_v1(33, 0.25), 3, compiled=compiled)
+    call = torch_network.prepare(networks.mobilenet_v1(34, 0.25), 3, compiled=compiled)
     assert told == [*(["compile"] if compiled else []), "wait_stream", "synchronize", "capture", "captured"]
     del told[:]
     (out,) = call()
@@ -296,8 +296,8 @@ def test_a_call_on_a_gpu(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_torch_can_compile_the_walk(seed: int) -> None:
     """One graph without breaks; PyTorch's own interpreter runs it, for its compiler takes minutes."""
     torch = pytest.importorskip("torch", reason="PyTorch is no dependency", exc_type=ImportError)
-    network = FloatNetwork(networks.mobilenet_v2(33, 0.25), torch, dtype=torch.float32)
-    image = torch.as_tensor(np.random.default_rng(seed).uniform(-1, 1, (2, 3, 33, 33)), dtype=torch.float32)
+    network = FloatNetwork(networks.mobilenet_v2(34, 0.25), torch, dtype=torch.float32)
+    image = torch.as_tensor(np.random.default_rng(seed).uniform(-1, 1, (2, 3, 34, 34)), dtype=torch.float32)
     (want,) = network.forward(image)
     (got,) = torch.compile(network.forward, fullgraph=True, dynamic=False, backend="aot_eager")(image)
     assert torch.allclose(got, want, rtol=1e-4, atol=1e-6)
