@@ -49,8 +49,8 @@ check-wheel: wheel ## the wheel alone, in an empty environment, runs the demo
 	build/wheel-env/bin/python -m pip --disable-pip-version-check install --quiet dist/gpuq-*.whl
 	cd build/wheel-env && bin/gpuq --version && bin/gpuq demo
 
-bench: $(VENV)/.test ## shared models on the CPU beside LiteRT, JSON to bench/results/
-	$(BIN)/python bench/bench_models.py --device cpu
+bench: $(VENV)/.test ## whole networks on the CPU, shared models beside LiteRT, JSON to bench/results/
+	$(BIN)/python -m bench.bench_models --device cpu
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

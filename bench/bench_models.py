@@ -1,24 +1,42 @@
-"""Whole networks: images per second and peak memory, gpuq beside LiteRT's three resolvers in one run.
+"""Whole networks: latency, images per second and peak memory, gpuq beside what a user would run otherwise, in one run.
 
-    python bench/bench_models.py [--device cpu|cuda] [--models GLOB] [--batch 1 8] [--threads 1 2] [--seconds 2]
+    python -m bench.bench_models [--device cpu|cuda] [--models GLOB] [--batch 1 8] [--threads 1 2] [--seconds 2]
+                                 [--budget SECONDS] [--output FILE]
 
-Every figure comes from a process of its own, so that peak memory and thread settings are its own too; the processes
-of one model, batch and thread count follow each other, so that a ratio compares neighbours in time. Inputs are
-random codes. LiteRT runs the batch as one tensor where the model can be resized, else sample by sample, whichever
-is faster. gpuq's CPU path uses one thread whatever the setting. On a GPU, gpuq takes the batch from the host's memory
-("host") or has it on the GPU ("device"), whichever is faster, and every call waits for its result. Prints a table of
-ratios and writes JSON with machine and versions, whole, by atomic replace.
+Models come from the folder GPUQ_MATERIAL (default: `shared` beside the checkout), and from bench/networks.py, which
+builds networks in memory that no file is shipped of. Inputs are random codes. Beside gpuq run:
 
-Models come from the folder GPUQ_MATERIAL (default: `shared` beside the checkout).
+| runtime        | what it is                                                                                          |
+|----------------|-----------------------------------------------------------------------------------------------------|
+| litert_*       | LiteRT's three resolvers on the host's CPU; not for networks in memory, which have no file          |
+| torch_bf16     | on a GPU: the same network in PyTorch, bfloat16, channels last, under a CUDA graph; other bits      |
+| torch_compiled | the same by torch.compile                                                                           |
+
+Every runtime has a process of its own, so that peak memory and thread settings are its own too; on the CPU, so has
+every batch, and the processes of one model, batch and thread count follow each other, so that a ratio compares
+neighbours in time. LiteRT runs the batch as one tensor where the model can be resized, else sample by sample, whichever
+is faster. gpuq's CPU path uses one thread whatever the setting.
+
+On a GPU, gpuq takes the batch from the host's memory ("host") or has it on the GPU ("device"), whichever is faster, and
+every call waits for its result. `bound_s` is the least time of the network layer by layer: of each step the slower of
+arithmetic at the measured rate of dp4a and memory traffic at the measured bandwidth of a copy (gpuq/cuda/ceilings.py,
+in the same process); `share_of_bound` is that over the median. On the CPU no ceiling is measured, and both are null.
+LiteRT runs samples one by one there, whatever the batch. gpuq and torch_bf16 come first for all networks,
+torch_compiled last: what is left out when the budget ends says so.
+
+Prints a table of ratios and writes JSON with machine and versions, whole, by atomic replace, after each figure.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
+import fnmatch
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import resource
@@ -26,7 +44,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,109 +54,245 @@ RESOLVERS = {
     "litert_opt": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
     "litert_xnnpack": "BUILTIN",
 }
-RUNTIMES = ("gpuq", *RESOLVERS)
+TORCH = ("torch_bf16", "torch_compiled")
+# Who is measured one after the other for a model, before the next model's turn.
+PASSES = {"cpu": (("gpuq", *RESOLVERS),), "cuda": (("gpuq", "torch_bf16"), tuple(RESOLVERS), ("torch_compiled",))}
+NO_FILE = "built in memory: there is no file to load"
+LATE = {"unavailable": "not measured: no time left"}
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--models", default="*", help="glob on the file's stem, for example 'mobilenet_v2*'")
+    parser.add_argument("--models", default="*", help="glob on the file's stem or network's name: 'mobilenet_v2*'")
     parser.add_argument("--batch", type=int, nargs="+", default=None, help="default 1 8; on a GPU 1 32 256")
     parser.add_argument("--threads", type=int, nargs="+", default=None, help="of LiteRT; default 1 2; on a GPU 1")
     parser.add_argument("--seconds", type=float, default=2.0, help="at least this long per figure")
+    parser.add_argument("--budget", type=float, default=math.inf, metavar="SECONDS", help="of all; default: no end")
     parser.add_argument("--output", type=Path, default=None, help="JSON file; default bench/results/models_DEVICE.json")
     parser.add_argument("--child", default=None, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.child:
-        print(json.dumps(measure(**json.loads(arguments.child))))
+        for result in measure(**json.loads(arguments.child)):
+            print(json.dumps(result), flush=True)
         return 0
-    on_gpu = arguments.device == "cuda"
-    batches = arguments.batch or ((1, 32, 256) if on_gpu else (1, 8))
-    paths = find_models(arguments.models)
-    results = []
-    for path in paths:
-        for batch in batches:
+    deadline = time.monotonic() + arguments.budget
+    if arguments.device == "cuda":
+        from gpuq.cuda import unavailable
+
+        problem = unavailable(0)
+        if problem:
+            print(f"bench_models: cuda:0: {problem}", file=sys.stderr)
+            return 2
+    device, on_gpu = arguments.device, arguments.device == "cuda"
+    batches = sorted(arguments.batch or ((1, 32, 256) if on_gpu else (1, 8)))
+    models = find_models(arguments.models)
+    if not models:
+        sys.exit(f"no models {arguments.models!r} in memory or under {material()}/models; set GPUQ_MATERIAL")
+    runtimes = [runtime for names in PASSES[device] for runtime in names]
+    # What one process measures: on the CPU one batch, for the sake of its peak memory; on a GPU, which takes seconds to
+    # start with, all of them.
+    groups: list[list[dict[str, Any]]] = []
+    for model in models:
+        for batch_group in [batches] if on_gpu else [[batch] for batch in batches]:
             for threads in arguments.threads or ((1,) if on_gpu else (1, 2)):
-                row = {"model": path.stem, "batch": batch, "threads": threads}
-                for runtime in RUNTIMES:
-                    row[runtime] = run_child(runtime, arguments.device, path, batch, threads, arguments.seconds)
+                about = {"model": Path(model).stem, "source": model_source(model), "threads": threads}
+                nothing = dict.fromkeys(runtimes, LATE)
+                groups.append([about | {"batch": batch} | nothing for batch in batch_group])
+    report = {
+        "machine": machine(device),
+        "device": device,
+        "seconds": arguments.seconds,
+        "complete": False,
+        "results": [row for group in groups for row in group],
+    }
+    target = arguments.output or REPOSITORY / "bench" / "results" / f"models_{device}.json"
+    paths = {Path(model).stem: model for model in models}
+    for names in PASSES[device]:
+        for group in groups:
+            model = paths[group[0]["model"]]
+            for runtime in names:
+                fill(group, runtime, device, model, arguments.seconds, deadline)
+                write_json(target, report)
+            for row in group:
                 print(row_text(row), flush=True)
-                results.append(row)
-    report = {"machine": machine(), "seconds": arguments.seconds, "results": results}
-    target = arguments.output or REPOSITORY / "bench" / "results" / f"models_{arguments.device}.json"
+    report["complete"] = all(row[name] != LATE for group in groups for row in group for name in runtimes)
     write_json(target, report)
     print(f"wrote {target}")
     return 0
 
 
-def find_models(pattern: str) -> list[Path]:
-    """Integer models of the material folder."""
-    material = Path(os.environ.get("GPUQ_MATERIAL", REPOSITORY.parent / "shared"))
-    paths = sorted(path for path in material.glob("models/*/*int8.tflite") if path.match(f"{pattern}.tflite"))
-    if not paths:
-        sys.exit(f"no models {pattern!r} under {material}/models; set GPUQ_MATERIAL")
-    return paths
+def material() -> Path:
+    """The folder of shared models."""
+    return Path(os.environ.get("GPUQ_MATERIAL", REPOSITORY.parent / "shared"))
 
 
-def run_child(runtime: str, device: str, path: Path, batch: int, threads: int, seconds: float) -> dict[str, Any]:
-    """Measures in a fresh process; a runtime that refuses the model gives {"error": its words}."""
-    task = {"runtime": runtime, "device": device, "path": str(path), "batch": batch, "threads": threads}
+def find_models(pattern: str) -> list[str]:
+    """Names of networks in memory, then paths of the material folder's integer models, that match a glob."""
+    from bench.networks import NETWORKS
+
+    paths = sorted(path for path in material().glob("models/*/*int8.tflite") if path.match(f"{pattern}.tflite"))
+    return [*fnmatch.filter(NETWORKS, pattern), *map(str, paths)]
+
+
+def model_source(model: str) -> str:
+    """Where a model of find_models() comes from."""
+    return "file" if model.endswith(".tflite") else "memory"
+
+
+def graph_of(model: str) -> Any:
+    """The Graph of a model of find_models()."""
+    from bench.networks import NETWORKS
+    from gpuq.model.tflite_reader import read
+
+    return read(Path(model).read_bytes()) if model_source(model) == "file" else NETWORKS[model]()
+
+
+def fill(rows: list[dict[str, Any]], runtime: str, device: str, model: str, seconds: float, deadline: float) -> None:
+    """Measures one runtime in a fresh process, at each row's batch.
+
+    A runtime that refuses the model gives {"error": its words}; one that is not there {"unavailable": why}.
+    """
+    if runtime in RESOLVERS and model_source(model) == "memory":
+        for row in rows:
+            row[runtime] = {"unavailable": NO_FILE}
+        return
+    batches = [row["batch"] for row in rows]
+    one_by_one = device == "cuda" and runtime in RESOLVERS
+    if one_by_one:
+        # On the host a batch of 256 would take the reference kernels minutes, at the same rate.
+        batches = [1]
+    found = run_child(runtime, device, model, batches, rows[0]["threads"], seconds, deadline - time.monotonic())
+    for row, result in zip(rows, found * len(rows) if one_by_one else found, strict=True):
+        row[runtime] = result
+
+
+def run_child(
+    runtime: str, device: str, model: str, batches: Sequence[int], threads: int, seconds: float, left: float
+) -> list[dict[str, Any]]:
+    """The figures of a process, one for each batch.
+
+    Args:
+        left: seconds until it is ended.
+    """
+    if left <= 0:
+        return [LATE] * len(batches)
+    task = {"runtime": runtime, "device": device, "model": model, "batches": list(batches), "threads": threads}
     task["seconds"] = seconds
     environment = os.environ | {name: str(threads) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
-    command = [sys.executable, __file__, "--child", json.dumps(task)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit {done.returncode}"}
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "bench.bench_models", "--child", json.dumps(task)]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as problems:
+        try:
+            status = subprocess.run(
+                command,
+                stdout=out,
+                stderr=problems,
+                env=environment,
+                check=False,
+                timeout=None if math.isinf(left) else left,
+            ).returncode
+            missing = {"error": f"exit {status}"}
+        except subprocess.TimeoutExpired:
+            missing = LATE
+        out.seek(0)
+        problems.seek(0)
+        found = [json.loads(line) for line in out.read().splitlines() if line.startswith("{") and line.endswith("}")]
+        words = problems.read().strip().splitlines()
+    if "error" in missing and words:
+        missing = {"error": words[-1]}
+    return [*found, *[missing] * (len(batches) - len(found))]
 
 
-def measure(runtime: str, device: str, path: str, batch: int, threads: int, seconds: float) -> dict[str, Any]:
-    """Times one runtime in this process."""
+def measure(
+    runtime: str, device: str, model: str, batches: Sequence[int], threads: int, seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Times one runtime in this process, at one batch after the other."""
     before = peak_bytes()
     if runtime == "gpuq":
-        candidates = prepare_gpuq(device, path, batch)
+        prepare = prepare_gpuq(device, model)
+    elif runtime in TORCH:
+        prepare = prepare_torch(runtime, model)
     else:
-        candidates = prepare_litert(runtime, path, batch, threads)
-    best: dict[str, Any] = {}
-    for mode, call in candidates.items():
-        timed = timings(call, seconds)
-        if not best or timed["median_s"] < best["median_s"]:
-            best = {"mode": mode, **timed}
-    best["images_per_s"] = batch / best["median_s"]
-    best["peak_bytes"] = peak_bytes()
-    best["peak_bytes_of_imports"] = before
-    return best
+        prepare = prepare_litert(runtime, model, threads)
+    for batch in batches:
+        try:
+            candidates, facts = prepare(batch)
+            best: dict[str, Any] = {}
+            for mode, call in candidates.items():
+                timed = timings(call, seconds)
+                if not best or timed["median_s"] < best["median_s"]:
+                    best = {"mode": mode, **timed}
+        except Exception as error:
+            name = type(error).__name__
+            absent = isinstance(error, ImportError) or name == "Unavailable"
+            text = " ".join(f"{name}: {error}".split())[:600]
+            yield {"unavailable" if absent else "error": text.removeprefix("Unavailable: ")}
+            continue
+        best |= {"batch": batch, "images_per_s": batch / best["median_s"], **facts}
+        if "bound_s" in facts:
+            bound_s = facts["bound_s"]
+            best["share_of_bound"] = None if bound_s is None else bound_s / best["median_s"]
+        best["peak_bytes"] = peak_bytes()
+        best["peak_bytes_of_imports"] = before
+        yield best
 
 
-def prepare_gpuq(device: str, path: str, batch: int) -> dict[str, Callable[[], Any]]:
+Prepare = Callable[[int], tuple[dict[str, Callable[[], Any]], dict[str, Any]]]
+"""For a batch the ways to call it, and what else the figure's JSON says."""
+
+
+def prepare_gpuq(device: str, model: str) -> Prepare:
     import numpy as np
 
-    import gpuq
+    from gpuq.devices import resolve_device
+    from gpuq.model.model import Model
+    from gpuq.model.planner import plan_program
+    from gpuq.model.profile import measured_ceilings, step_bytes
 
-    model = gpuq.load(path, device=device)
-    inputs = [
-        random_codes(np.random.default_rng(0), (batch * detail["shape"][0], *detail["shape"][1:]), detail["dtype"])
-        for detail in model.get_input_details()
-    ]
-    if device == "cpu":
-        return {"batch": lambda: model(*inputs)}
-    import cupy
+    loaded = Model(plan_program(graph_of(model), resolve_device(device), "litert_ref"))
+    limits = measured_ceilings(loaded.program)
 
-    on_gpu = []
-    for value in inputs:
-        there = cupy.empty(value.shape, value.dtype)
-        there.set(value)
-        on_gpu.append(there)
+    def prepare(batch: int) -> tuple[dict[str, Callable[[], Any]], dict[str, Any]]:
+        rng = np.random.default_rng(0)
+        inputs = [
+            random_codes(rng, (batch * detail["shape"][0], *detail["shape"][1:]), detail["dtype"])
+            for detail in loaded.get_input_details()
+        ]
+        if limits is None:
+            return {"batch": lambda: loaded(*inputs)}, {"ceilings": None, "bound_s": None}
+        import cupy
 
-    def call() -> None:
-        model(*on_gpu)
-        cupy.cuda.get_current_stream().synchronize()
+        on_gpu = []
+        for value in inputs:
+            there = cupy.empty(value.shape, value.dtype)
+            there.set(value)
+            on_gpu.append(there)
 
-    return {"host": lambda: model(*inputs), "device": call}
+        def call() -> None:
+            loaded(*on_gpu)
+            cupy.cuda.get_current_stream().synchronize()
+
+        steps = loaded.program.steps
+        bound_s = sum(limits.seconds(step.macs * batch, step_bytes(step, batch)) for step in steps)
+        facts = {"ceilings": dataclasses.asdict(limits), "bound_s": bound_s}
+        return {"host": lambda: loaded(*inputs), "device": call}, facts
+
+    return prepare
 
 
-def prepare_litert(runtime: str, path: str, batch: int, threads: int) -> dict[str, Callable[[], Any]]:
+def prepare_torch(runtime: str, model: str) -> Prepare:
+    from bench.torch_network import prepare
+
+    graph = graph_of(model)
+    return lambda batch: ({"device": prepare(graph, batch, compiled=runtime == "torch_compiled")}, {})
+
+
+def prepare_litert(runtime: str, path: str, threads: int) -> Prepare:
+    return lambda batch: (litert_calls(runtime, path, batch, threads), {})
+
+
+def litert_calls(runtime: str, path: str, batch: int, threads: int) -> dict[str, Callable[[], Any]]:
     import numpy as np
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -213,17 +367,17 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """What the figures were measured on and with."""
     cpu = platform.processor()
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
     versions = {}
-    for package in ("gpuq", "numpy", "ai-edge-litert"):
+    for package in ("gpuq", "numpy", "ai-edge-litert", "torch", "cupy-cuda13x", "cupy-cuda12x"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    return {
+    found = {
         "cpu": cpu,
         "cores": os.cpu_count(),
         "system": platform.platform(),
@@ -231,23 +385,39 @@ def machine() -> dict[str, Any]:
         "versions": versions,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
+    if device == "cuda":
+        from bench.gpu import driver_version
+        from gpuq.cuda import probe
+
+        found |= {"gpu": probe().gpus[0].name, "driver": driver_version()}
+    return found
 
 
 def row_text(row: dict[str, Any]) -> str:
-    """One line: gpuq's speed, and its ratio to each resolver (above 1: gpuq is faster)."""
+    """One line: gpuq's speed, and its ratio to each other runtime (above 1: gpuq is faster)."""
     ours = row["gpuq"]
     text = f"{row['model']:<32} batch {row['batch']:>3}  threads {row['threads']}"
-    if "error" in ours:
-        return f"{text}  gpuq: {ours['error']}"
-    text += f"  gpuq {ours['images_per_s']:>10.1f} images/s {ours['peak_bytes'] / 2**20:>6.0f} MiB"
-    for name in RESOLVERS:
-        other = row[name]
-        if "error" in other:
-            text += f"  | {name} refused"
+    if "images_per_s" not in ours:
+        return f"{text}  gpuq: {reason(ours)}"
+    text += f"  gpuq {ours['images_per_s']:>10.1f} images/s {1e3 * ours['median_s']:>9.3f} ms"
+    text += f" {ours['peak_bytes'] / 2**20:>6.0f} MiB"
+    if ours["share_of_bound"] is not None:
+        text += f" {ours['share_of_bound']:.0%} of the bound"
+    for name in (*RESOLVERS, *TORCH):
+        other = row.get(name)
+        if other is None or other == LATE:
+            continue
+        if "images_per_s" not in other:
+            text += f"  | {name} {'refused' if 'error' in other else 'not there'}"
         else:
             ratio = ours["images_per_s"] / other["images_per_s"]
             text += f"  | {name} x{ratio:.2f} ({other['peak_bytes'] / 2**20:.0f} MiB)"
     return text
+
+
+def reason(result: dict[str, Any]) -> str:
+    """Why there is no figure."""
+    return str(result.get("error", result.get("unavailable")))
 
 
 def write_json(path: Path, report: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@
 #     tests      the tests marked gpu                                             gpu_tests.xml
 #     microbench what the GPU can do at most                                      microbench.json
 #     classes    bench_conv2d: the three likeliest candidates, beside peers       conv2d_cuda.json
-#     models     bench_models: whole networks at batch 1, 32 and 256               models_cuda.json
+#     models     bench_models: whole networks, PyTorch and LiteRT beside them       models_cuda.json
 #     sanitize   small layers under compute-sanitizer's tools                     sanitize.json
 #     all        bench_conv2d: all candidates of all layers, until time is up     conv2d_cuda_all.json
 #     report     the table at the end; `report.py --plots` draws plots of the files anywhere
@@ -16,7 +16,8 @@
 # What the phases print goes to session.log. All files are in $OUT (default: bench/results): eight at most.
 # A machine without a package index takes the pure-Python packages that it lacks from a folder of wheels (see
 # fetch_wheels.sh; default: bench/.wheels). They are installed into a folder of their own, which goes at the end.
-# Real models, for the tests and benches of whole networks, are looked for in GPUQ_MATERIAL, or bench/.material.
+# Real models, for the tests and benches of whole networks, are looked for in GPUQ_MATERIAL, or bench/.material; the
+# networks of bench/networks.py need no files.
 #
 # Environment: OUT, PYTHON (default: python3), GPUQ_CACHE_DIR (default: one that goes at the end).
 # Exit status: 0; 1 if a test failed, an output was wrong or a sanitizer found an error; 2 if gpuq does not run at all.
@@ -135,11 +136,11 @@ rm -f "$OUT/conv2d_cuda.json" "$OUT/conv2d_cuda_all.json"
 bench classes 150 "$OUT/conv2d_cuda.json" --candidates 3 --peers classes \
     --layers "big 3x3,1x1 wide,1x1 narrow,depthwise,stem,odd,padded"
 
-if [[ -d ${GPUQ_MATERIAL:-} ]]; then
-    phase models 60 "$python" bench/bench_models.py --device cuda --seconds 0.2 --output "$OUT/models_cuda.json" || worse
-else
-    say "models: left out, no models in ${GPUQ_MATERIAL:-bench/.material}"
-fi
+# Whole networks: those in memory, then, where there are any, real ones. Its own budget ends it in good order.
+slice=110
+((slice > $(left))) && slice=$(left)
+phase models "$slice" "$python" -m bench.bench_models --device cuda --seconds 0.2 --budget $((slice - 5)) \
+    --output "$OUT/models_cuda.json" || worse
 
 phase sanitize 130 "$python" -m bench.sanitize --budget 110 --output "$OUT/sanitize.json" || worse
 

@@ -65,7 +65,7 @@ def between_markers(text: str, name: str, table: str) -> str:
 
 
 def models_cpu(report: dict[str, Any]) -> str:
-    """Whole models at batch 8, one thread each: images per second and the ratio to each of LiteRT's resolvers."""
+    """Whole networks at batch 8, one thread each: images per second and the ratio to each of LiteRT's resolvers."""
     machine = report["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     lines = [
@@ -73,7 +73,7 @@ def models_cpu(report: dict[str, Any]) -> str:
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for row in report["results"]:
-        if row["batch"] != 8 or row["threads"] != 1 or "error" in row["gpuq"]:
+        if row["batch"] != 8 or row["threads"] != 1 or "images_per_s" not in row["gpuq"]:
             continue
         speed = row["gpuq"]["images_per_s"]
         ratios = (ratio(speed, row[name]) for name in ("litert_ref", "litert_opt", "litert_xnnpack"))
@@ -87,8 +87,54 @@ def models_cpu(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def ratio(ours: float, other: dict[str, Any]) -> str:
-    return "refused" if "error" in other else f"{ours / other['images_per_s']:.2f}"
+def ratio(ours: float, other: dict[str, Any] | None) -> str:
+    """How many times as fast as another runtime; "-" where there was none to compare with."""
+    if other is None or "unavailable" in other:
+        return "-"
+    return "refused" if "error" in other else f"{ours / other['images_per_s']:,.2f}"
+
+
+MODEL_PEERS = {
+    "torch_bf16": "PyTorch bf16",
+    "torch_compiled": "torch.compile",
+    "litert_ref": "BUILTIN_REF",
+    "litert_xnnpack": "XNNPACK",
+}
+
+
+def models_cuda(report: dict[str, Any]) -> str:
+    """Whole networks on a GPU: latency at the smallest batch, images per second and the peers at the largest."""
+    rows = {(row["model"], row["batch"]): row for row in report["results"]}
+    batches = sorted({batch for _, batch in rows})
+    first, last = batches[0], batches[-1]
+    speeds = " | ".join(f"N={batch}, images/s" for batch in batches)
+    peers = " | ".join(f"x {text}" for text in MODEL_PEERS.values())
+    lines = [
+        f"| network | N={first}, ms | {speeds} | of the bound | {peers} |",
+        f"| --- |{' ---: |' * (2 + len(batches) + len(MODEL_PEERS))}",
+    ]
+    for model in dict.fromkeys(row["model"] for row in report["results"]):
+        found = [rows[model, batch]["gpuq"] for batch in batches]
+        if not any("images_per_s" in each for each in found):
+            continue
+        largest = found[-1]
+        speed, share = largest.get("images_per_s"), largest.get("share_of_bound")
+        cells = [model, f"{1e3 * found[0]['median_s']:.3f}" if "median_s" in found[0] else "-"]
+        cells += [f"{each['images_per_s']:,.0f}" if "images_per_s" in each else "-" for each in found]
+        cells.append("-" if share is None else f"{share:.0%}")
+        cells += ["-" if speed is None else ratio(speed, rows[model, last].get(name)) for name in MODEL_PEERS]
+        lines.append(f"| {' | '.join(cells)} |")
+    machine = report["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    lines += [
+        "",
+        f"At N={last}: the bound is each layer at the measured rate of dp4a or bandwidth of a copy, the slower one; "
+        "beside its peers gpuq is faster above 1. PyTorch runs the same network in bfloat16, channels last, under a "
+        "CUDA graph; LiteRT on one core of the host. BUILTIN_REF alone gives the same bits. Random inputs. "
+        f"{machine.get('gpu')}, driver {machine.get('driver')}, {machine['cpu']}; {versions}; {machine['date'][:10]}. "
+        "`python -m bench.bench_models --device cuda` measures it on your machine.",
+    ]
+    return "\n".join(lines)
 
 
 # ---------------------------------------------------------------------------------------- convolutions on a GPU
@@ -184,6 +230,7 @@ def summary(folder: Path) -> list[str]:
         ("tests", tests_summary(folder / "gpu_tests.xml")),
         ("microbench", microbench_summary(read_json(folder / "microbench.json"))),
         ("sanitize", sanitize_summary(read_json(folder / "sanitize.json"))),
+        ("models", models_summary(read_json(folder / "models_cuda.json"))),
         ("classes", classes_summary(read_json(folder / "conv2d_cuda.json"))),
         ("all candidates", choices_summary(read_json(folder / "conv2d_cuda_all.json"))),
     ):
@@ -286,6 +333,35 @@ def slower_than_padded(found: Measured, layer: str) -> float | None:
     if ours is None or theirs is None:
         return None
     return float(ours["median_s"] / ours["macs"] / (theirs["median_s"] / theirs["macs"]))
+
+
+def models_summary(report: dict[str, Any] | None) -> Iterator[str]:
+    """One line a network: for each batch milliseconds, share of the bound, and the time of PyTorch over ours."""
+    if report is None:
+        return
+    whole = "" if report["complete"] else "; cut short"
+    yield f"ms, share of the bound; PyTorch's time / ours, bf16 and compiled; x BUILTIN_REF{whole}"
+    reasons: Counter[str] = Counter()
+    for model in dict.fromkeys(row["model"] for row in report["results"]):
+        parts = [f"{model:<28}"]
+        for row in (row for row in report["results"] if row["model"] == model):
+            ours = row["gpuq"]
+            if "images_per_s" not in ours:
+                parts.append(f"N{row['batch']} -")
+                reasons[f"gpuq: {ours.get('error', ours.get('unavailable'))[:150]}"] += 1
+                continue
+            text = f"N{row['batch']} {1e3 * ours['median_s']:.3f}"
+            if ours.get("share_of_bound") is not None:
+                text += f" {ours['share_of_bound']:.0%}"
+            parts.append(text)
+            for name in ("torch_bf16", "torch_compiled", "litert_ref"):
+                other = row.get(name, {})
+                if "images_per_s" in other:
+                    parts.append(f"{name.removeprefix('torch_')} {ours['images_per_s'] / other['images_per_s']:,.2f}")
+                elif other:
+                    reasons[f"{name}: {other.get('error', other.get('unavailable'))[:110]}"] += 1
+        yield "  ".join(parts)
+    yield from (f"absent {count} times, {reason}" for reason, count in reasons.most_common(6))
 
 
 def choices_summary(report: dict[str, Any] | None) -> Iterator[str]:
@@ -413,7 +489,11 @@ def draw_peers(pyplot: Any, found: Measured) -> Any:
     return figure
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"models_cpu": models_cpu, "conv2d_cuda": conv2d_cuda}
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "models_cpu": models_cpu,
+    "models_cuda": models_cuda,
+    "conv2d_cuda": conv2d_cuda,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from bench import bench_conv2d, gpu, microbench, report, sanitize
+from bench import bench_conv2d, bench_models, gpu, microbench, networks, report, sanitize
 from bench.bench_models import write_json
 from bench.gpu import KERNELS_FOLDER, launches_per_graph, quantiles
 from bench.layers import CONV, DEPTHWISE, NETWORKS, Layer, Row, conv, dense, layers, rows
@@ -30,6 +30,8 @@ from gpuq.cuda import ceilings, unavailable
 from gpuq.cuda.kernel import Pointer
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.plans import layer_of
+from gpuq.devices import Device
+from gpuq.model.planner import plan_program
 
 from .host_cuda.runner import HostLauncher, require_tools
 from .test_cuda_compile import require_nvrtc
@@ -342,6 +344,128 @@ def test_peers_that_are_not_there_say_so(monkeypatch: pytest.MonkeyPatch) -> Non
     assert all("unavailable" in row for row in found)
     assert [row["peer"] for row in Peers(1 << 20, 3).rows(dense(8, 8), 1)] == ["torch_bf16", "int_mm"]
     assert [row["peer"] for row in Peers(1 << 20, 3).rows(conv(14, 64, 64, 3), 1)] == ["torch_bf16", "cudnn_int8"]
+
+
+# ---- whole networks
+
+
+@pytest.fixture
+def networks_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No real models, and a machine that seems to have a GPU."""
+    monkeypatch.setenv("GPUQ_MATERIAL", str(tmp_path))
+    monkeypatch.setattr("gpuq.cuda.unavailable", lambda device=0: None)
+    monkeypatch.setattr(bench_models, "machine", lambda device: {"gpu": "GPU X"})
+
+
+@pytest.mark.usefixtures("networks_alone")
+def test_networks_on_a_gpu_in_order_of_their_worth(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def child(
+        runtime: str, device: str, model: str, batches: list[int], threads: int, seconds: float, left: float
+    ) -> list[dict[str, Any]]:
+        asked.append((runtime, Path(model).stem, batches))
+        if runtime == "torch_compiled":
+            return [bench_models.LATE] * len(batches)
+        if runtime == "torch_bf16":
+            return [{"unavailable": "no torch"}] * len(batches)
+        return [
+            {"images_per_s": 10.0 * batch, "median_s": 0.1, "share_of_bound": 0.25, "peak_bytes": 1, "batch": batch}
+            for batch in batches
+        ]
+
+    monkeypatch.setattr(bench_models, "run_child", child)
+    (tmp_path / "models" / "x").mkdir(parents=True)
+    (tmp_path / "models" / "x" / "mobilenet_v2_int8.tflite").write_bytes(b"")
+    output = tmp_path / "m.json"
+    command = ["--device", "cuda", "--models", "mobilenet_v2*", "--batch", "32", "4", "--output", str(output)]
+    assert bench_models.main(command) == 0
+    two = ("mobilenet_v2", "mobilenet_v2_int8")
+    assert asked == [
+        *((runtime, model, [4, 32]) for model in two for runtime in ("gpuq", "torch_bf16")),
+        *((runtime, two[1], [1]) for runtime in bench_models.RESOLVERS),
+        *(("torch_compiled", model, [4, 32]) for model in two),
+    ]
+    found = json.loads(output.read_text())
+    assert found["complete"] is False
+    assert [(row["model"], row["source"], row["batch"]) for row in found["results"]] == [
+        *((two[0], "memory", batch) for batch in (4, 32)),
+        *((two[1], "file", batch) for batch in (4, 32)),
+    ]
+    assert [row["gpuq"]["images_per_s"] for row in found["results"]] == [40, 320] * 2
+    assert [row["litert_ref"].get("batch") for row in found["results"]] == [None, None, 1, 1]
+    assert found["results"][0]["litert_ref"] == {"unavailable": bench_models.NO_FILE}
+    assert found["results"][0]["torch_bf16"] == {"unavailable": "no torch"}
+
+
+@pytest.mark.usefixtures("networks_alone")
+def test_networks_without_time_or_names(tmp_path: Path) -> None:
+    output = tmp_path / "m.json"
+    assert bench_models.main(["--device", "cuda", "--budget", "0", "--output", str(output)]) == 0
+    found = json.loads(output.read_text())
+    assert found["complete"] is False
+    assert len(found["results"]) == 4 * 3
+    assert all(row["gpuq"] == bench_models.LATE for row in found["results"])
+    with pytest.raises(SystemExit, match="no models 'nothing'"):
+        bench_models.main(["--models", "nothing"])
+
+
+def test_figures_of_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, and with the CPU in a GPU's place: the bound is the sum over steps, the slower side of each."""
+    graph = networks.mobilenet_v1(32, 0.25)
+    monkeypatch.setattr(bench_models, "graph_of", lambda model: graph)
+    (one, two) = bench_models.measure("gpuq", "cpu", "small", [1, 2], 1, 0.0)
+    assert (one["batch"], two["batch"], one["mode"], one["calls"]) == (1, 2, "batch", 5)
+    assert two["images_per_s"] == pytest.approx(2 / two["median_s"])
+    assert (one["ceilings"], one["bound_s"], one["share_of_bound"]) == (None, None, None)
+    (refused,) = bench_models.measure("torch_bf16", "cuda", "small", [1], 1, 0.0)
+    assert "unavailable" in refused
+
+    limits = ceilings.Ceilings(dp4a_tops=1e-3, copy_gbs=1e-1)
+    monkeypatch.setattr("gpuq.model.profile.measured_ceilings", lambda program: limits)
+    monkeypatch.setitem(
+        sys.modules, "cupy", SimpleNamespace(empty=lambda shape, dtype: np.empty(shape, dtype).view(Array))
+    )
+    prepare = bench_models.prepare_gpuq("cpu", "small")
+    calls, facts = prepare(3)
+    assert set(calls) == {"host", "device"}
+    assert facts["ceilings"] == {"dp4a_tops": 1e-3, "copy_gbs": 1e-1}
+    bound_s = 0.0
+    for step in plan_program(graph, Device("cpu"), "litert_ref").steps:
+        moved = sum(graph.tensors[index].nbytes for index in (step.node.inputs[0], *step.node.outputs))
+        arithmetic = 2 * graph.node_macs(step.node) * 3 / 1e9
+        bound_s += max(arithmetic, (3 * moved + step.plan.constant_bytes) / 1e8)
+    assert facts["bound_s"] == pytest.approx(bound_s)
+
+
+def test_a_process_that_fails_or_is_late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    late = tmp_path / "python"
+    late.write_text("#!/bin/sh\necho '{\"batch\": 1}'\nexec sleep 60\n")
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho '{\"batch\": 1}'\necho half a line\necho 'ValueError: no' >&2\nexit 3\n")
+    for script in (late, broken):
+        script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(late))
+    found = bench_models.run_child("gpuq", "cuda", "x", [1, 32], 1, 0.1, 0.5)
+    assert found == [{"batch": 1}, bench_models.LATE]
+    monkeypatch.setattr(sys, "executable", str(broken))
+    found = bench_models.run_child("gpuq", "cuda", "x", [1, 32], 1, 0.1, float("inf"))
+    assert found == [{"batch": 1}, {"error": "ValueError: no"}]
+
+
+@pytest.mark.slow
+def test_a_network_in_a_process_of_its_own(tmp_path: Path) -> None:
+    output = tmp_path / "m.json"
+    command = ["--models", "mobilenet_v1", "--batch", "1", "--threads", "1", "--seconds", "0"]
+    done = run(
+        *(sys.executable, "-m", "bench.bench_models", *command, "--output", str(output)), GPUQ_MATERIAL=str(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(output.read_text())
+    (row,) = found["results"]
+    assert found["complete"] is True
+    assert row["gpuq"]["images_per_s"] > 0, row
+    assert row["gpuq"]["peak_bytes"] > row["gpuq"]["peak_bytes_of_imports"]
 
 
 def test_sanitize_runs_its_layers(
@@ -758,7 +882,7 @@ def test_tables_go_between_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_summary(tmp_path: Path) -> None:
-    assert report.summary(tmp_path).count("nothing") == 5
+    assert report.summary(tmp_path).count("nothing") == 6
     write_json(tmp_path / "conv2d_cuda.json", made_up())
     write_json(tmp_path / "conv2d_cuda_all.json", made_up())
     sanitized = [{"tool": "memcheck", "verdict": "3 errors", "failed": True, "log": "Invalid read\n"}]
@@ -795,6 +919,64 @@ def test_summary(tmp_path: Path) -> None:
     ):
         assert expected in text, (expected, text)
     assert len(text) < 9000
+
+
+def of_models() -> dict[str, Any]:
+    """A report as bench_models writes it on a GPU: two networks, one of them in memory, one refused at batch 256."""
+    late = {"unavailable": "not measured: no time left"}
+    rows = []
+    for model, source in (("resnet50", "memory"), ("resnet8", "file")):
+        for batch in (1, 256):
+            ours: dict[str, Any] = {"median_s": 1e-3, "images_per_s": batch / 1e-3, "share_of_bound": 0.5}
+            if (model, batch) == ("resnet8", 256):
+                ours = {"error": "DeviceOutOfMemory: a batch of 256"}
+            litert = {"images_per_s": 40.0} if source == "file" else {"unavailable": bench_models.NO_FILE}
+            rows.append(
+                {
+                    "model": model,
+                    "source": source,
+                    "batch": batch,
+                    "threads": 1,
+                    "gpuq": ours,
+                    "torch_bf16": {"images_per_s": batch / 4e-3},
+                    "torch_compiled": {"unavailable": "torch finds no GPU"} if batch == 1 else late,
+                    **dict.fromkeys(bench_models.RESOLVERS, litert),
+                }
+            )
+    machine = {"gpu": "GPU X", "driver": "1.2", "cpu": "CPU Y", "versions": {"gpuq": "0.1"}, "date": "2026-01-02T03"}
+    return {"machine": machine, "device": "cuda", "complete": False, "results": rows}
+
+
+def test_table_and_summary_of_networks(tmp_path: Path) -> None:
+    lines = report.models_cuda(of_models()).splitlines()
+    assert lines[0].startswith(
+        "| network | N=1, ms | N=1, images/s | N=256, images/s | of the bound | x PyTorch bf16 |"
+    )
+    assert {line.count("|") for line in lines[:4]} == {10}
+    assert lines[2] == "| resnet50 | 1.000 | 1,000 | 256,000 | 50% | 4.00 | - | - | - |"
+    assert lines[3] == "| resnet8 | 1.000 | 1,000 | - | - | - | - | - | - |"
+    assert "At N=256: " in lines[5]
+    assert "GPU X, driver 1.2, CPU Y; gpuq 0.1; 2026-01-02" in lines[5]
+    write_json(tmp_path / "models_cuda.json", of_models())
+    text = "\n".join(report.summary(tmp_path))
+    for expected in (
+        "N1 1.000 50%  bf16 4.00  N256 1.000 50%  bf16 4.00",
+        "litert_ref 25.00  N256 -",
+        "cut short",
+        "absent 1 times, gpuq: DeviceOutOfMemory: a batch of 256",
+        "absent 2 times, litert_ref: built in memory",
+    ):
+        assert expected in text, (expected, text)
+
+
+def test_table_of_networks_on_the_cpu() -> None:
+    ours = {"images_per_s": 10.0, "median_s": 0.8}
+    rows = [
+        {"model": "a", "batch": 8, "threads": 1, "gpuq": ours, **dict.fromkeys(bench_models.RESOLVERS, other)}
+        for other in ({"images_per_s": 4.0}, {"error": "x"}, {"unavailable": bench_models.NO_FILE})
+    ]
+    found = report.models_cpu({"machine": of_models()["machine"] | {"cores": 2}, "results": rows}).splitlines()
+    assert found[2:5] == ["| a | 10 |" + f" {cell} |" * 3 for cell in ("2.50", "refused", "-")]
 
 
 def test_speed_of_whole_networks() -> None:
@@ -834,9 +1016,10 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("module", ["bench_conv2d", "microbench"])
+@pytest.mark.parametrize("module", ["bench_conv2d", "microbench", "bench_models"])
 def test_without_a_gpu_one_line_and_status_2(module: str, tmp_path: Path) -> None:
-    done = run(sys.executable, "-m", f"bench.{module}", "--output", str(tmp_path / "a.json"), CUDA_VISIBLE_DEVICES="-1")
+    arguments = ["--output", str(tmp_path / "a.json"), *(["--device", "cuda"] if module == "bench_models" else [])]
+    done = run(sys.executable, "-m", f"bench.{module}", *arguments, CUDA_VISIBLE_DEVICES="-1")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.startswith(f"{module}: cuda:0: ")
@@ -881,7 +1064,6 @@ def test_scripts_are_bash(script: str) -> None:
 FAKE_PYTHON = """#!/usr/bin/env bash
 case "$*" in
     "-m pytest"*|"-m bench."*) echo "$*" >>"$NOTES" ;;
-    bench/bench_models.py*) echo "-m bench.bench_models in $GPUQ_MATERIAL" >>"$NOTES" ;;
     *probe*) echo "GPU X" ;;
 esac
 case "$*" in
@@ -940,9 +1122,10 @@ def test_session_goes_on_after_failures(session: Any, tmp_path: Path) -> None:
     assert phases(notes) == [*ALL_PHASES, "bench.bench_conv2d", "bench.report"]
     assert "--resume" in notes[6]
     assert "something failed" in done.stdout
+    # Networks in memory need no folder of real models.
     done, notes = session("--budget", "300", "--wheels", str(tmp_path), GPUQ_MATERIAL=str(tmp_path / "nowhere"))
-    assert phases(notes) == [*(phase for phase in ALL_PHASES if phase != "bench.bench_models"), "bench.report"]
-    assert "models: left out, no models" in done.stdout
+    assert phases(notes) == [*ALL_PHASES, "bench.report"]
+    assert "--device cuda --seconds 0.2 --budget 105" in notes[3]
 
 
 def test_session_without_a_gpu_or_with_bad_arguments(session: Any, tmp_path: Path) -> None:
