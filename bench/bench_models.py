@@ -34,6 +34,7 @@ import contextlib
 import dataclasses
 import datetime
 import fnmatch
+import importlib
 import importlib.metadata
 import json
 import math
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, nargs="+", default=None, help="of LiteRT; default 1 2; on a GPU 1")
     parser.add_argument("--seconds", type=float, default=2.0, help="at least this long per figure")
     parser.add_argument("--budget", type=float, default=math.inf, metavar="SECONDS", help="of all; default: no end")
+    parser.add_argument("--keep", action="store_true", help="keep the file's rows of other models, if of this machine")
     parser.add_argument("--output", type=Path, default=None, help="JSON file; default bench/results/models_DEVICE.json")
     parser.add_argument("--child", default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -99,14 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 about = {"model": Path(model).stem, "source": model_source(model), "threads": threads}
                 nothing = dict.fromkeys(runtimes, LATE)
                 groups.append([about | {"batch": batch} | nothing for batch in batch_group])
-    report = {
-        "machine": machine(device),
-        "device": device,
-        "seconds": arguments.seconds,
-        "complete": False,
-        "results": [row for group in groups for row in group],
-    }
     target = arguments.output or REPOSITORY / "bench" / "results" / f"models_{device}.json"
+    report = {"machine": machine(device), "device": device, "seconds": arguments.seconds, "complete": False}
+    kept = kept_rows(target, report, {Path(model).stem for model in models}) if arguments.keep else []
+    report["results"] = [*kept, *(row for group in groups for row in group)]
     paths = {Path(model).stem: model for model in models}
     for names in PASSES[device]:
         for group in groups:
@@ -120,6 +118,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(target, report)
     print(f"wrote {target}")
     return 0
+
+
+def kept_rows(target: Path, report: dict[str, Any], measured: set[str]) -> list[dict[str, Any]]:
+    """Rows of a file that are not measured now; none of another machine, other versions, or other settings."""
+
+    def conditions(of: dict[str, Any]) -> tuple[Any, ...]:
+        return {**of["machine"], "date": ""}, of.get("device", report["device"]), of["seconds"]
+
+    try:
+        before = json.loads(target.read_text())
+    except OSError:
+        return []
+    if conditions(before) != conditions(report):
+        sys.exit(f"{target} was measured on another machine or with other versions or settings; leave out --keep")
+    return [row for row in before["results"] if row["model"] not in measured]
 
 
 def material() -> Path:
@@ -373,8 +386,10 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    versions = {}
-    for package in ("gpuq", "numpy", "ai-edge-litert", "torch", "cupy-cuda13x", "cupy-cuda12x"):
+    # As imported: in a checkout it need not be installed.
+    versions = {"gpuq": importlib.import_module("gpuq").__version__}
+    packages = ("numpy", "ai-edge-litert")
+    for package in (*packages, "torch", "cupy-cuda13x", "cupy-cuda12x") if device == "cuda" else packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     found = {

@@ -80,7 +80,8 @@ def models_cpu(report: dict[str, Any]) -> str:
         lines.append(f"| {row['model']} | {speed:,.0f} | {' | '.join(ratios)} |")
     lines += [
         "",
-        "Batch 8, one thread each, random inputs; above 1 gpuq is faster. Only BUILTIN_REF gives the same bits. "
+        "Batch 8, one thread each, random inputs; above 1 gpuq is faster. Only BUILTIN_REF gives the same bits; "
+        "networks without it are built in memory, random weights and all, and have no file that LiteRT could load. "
         f"{machine['cpu']}, {machine['cores']} cores; {versions}; {machine['date'][:10]}. "
         "`make bench` measures it on your machine.",
     ]

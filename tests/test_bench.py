@@ -399,6 +399,20 @@ def test_networks_on_a_gpu_in_order_of_their_worth(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("networks_alone")
+def test_rows_of_other_models_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    output = tmp_path / "m.json"
+    command = ["--budget", "0", "--batch", "1", "--threads", "1", "--output", str(output)]
+    for name in ("resnet50", "mobilenet_v1", "resnet50"):
+        assert bench_models.main([*command, "--keep", "--models", name]) == 0
+    rows = json.loads(output.read_text())["results"]
+    assert [row["model"] for row in rows] == ["mobilenet_v1", "resnet50"]
+    monkeypatch.setattr(bench_models, "machine", lambda device: {"gpu": "another"})
+    with pytest.raises(SystemExit, match="measured on another machine"):
+        bench_models.main([*command, "--keep"])
+    assert json.loads(output.read_text())["results"] == rows
+
+
+@pytest.mark.usefixtures("networks_alone")
 def test_networks_without_time_or_names(tmp_path: Path) -> None:
     output = tmp_path / "m.json"
     assert bench_models.main(["--device", "cuda", "--budget", "0", "--output", str(output)]) == 0
