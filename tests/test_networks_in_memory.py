@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from gpuq.model.planner import plan_program
 from gpuq.ops.registry import reference
 
 from .compare import assert_equal_bits
+from .host_cuda.runner import HostLauncher, require_tools
 
 SMALL: dict[str, Any] = {"resolution": 34, "width": 0.25}
 
@@ -104,6 +106,26 @@ def test_every_tensor_of_a_small_one_equals_reference(name: str, seed: int) -> N
     for index, got in found.items():
         assert_equal_bits(got, wanted[index], f"{name}, tensor {index} {graph.tensors[index].name}, seed {seed}")
     assert_equal_bits(model(x), wanted[graph.outputs[0]], f"{name}, output, seed {seed}")
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[HostLauncher]:
+    require_tools()
+    with HostLauncher(seeds=(1,)) as started:
+        yield started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_the_cuda_path_gives_the_same(launcher: HostLauncher, name: str, seed: int) -> None:
+    """Every kernel of a small one, run on the CPU thread by thread."""
+    graph = networks.NETWORKS[name](**SMALL)
+    x = images(graph, 1, seed)
+    ours, cpu = Model(plan_program(graph, Device("cuda"), "litert_ref", launcher)), on_cpu(graph)
+    wanted = cpu.tensors(x)
+    for index, got in ours.tensors(x).items():
+        assert_equal_bits(got, wanted[index], f"{name}, tensor {index} {graph.tensors[index].name}, seed {seed}")
+    assert_equal_bits(ours(x), cpu(x), f"{name}, output, seed {seed}")
 
 
 @pytest.mark.parametrize(
