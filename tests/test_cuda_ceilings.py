@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from gpuq.cuda import ceilings
+from gpuq.cuda import ceilings, unavailable
 from gpuq.cuda.ceilings import CHAINS, DP4A_UNROLL, THREADS, Ceilings, copy_launch, dp4a_launch
 from gpuq.cuda.kernel import Launch, Pointer
+from gpuq.cuda.launch import launcher as cupy_launcher
 from gpuq.errors import DeviceOutOfMemory
 
 from .compare import assert_equal_bits
@@ -93,3 +94,16 @@ def test_bounds() -> None:
     assert found.seconds(macs=50_000_000_000, nbytes=1) == pytest.approx(1e-3)
     assert found.seconds(macs=1, nbytes=8_000_000_000) == pytest.approx(2e-3)
     assert found.seconds(macs=0, nbytes=0) == 0
+
+
+@pytest.mark.skipif(unavailable(0) is not None, reason="no GPU")
+@pytest.mark.gpu
+def test_a_gpus_ceilings() -> None:
+    """Of an order that any GPU since 2018 has, and the same again."""
+    one = ceilings.ceilings(cupy_launcher(0))
+    assert 1 < one.dp4a_tops < 2000
+    assert 50 < one.copy_gbs < 20_000
+    ceilings._measured.clear()
+    again = ceilings.ceilings(cupy_launcher(0))
+    assert again.dp4a_tops == pytest.approx(one.dp4a_tops, rel=0.25)
+    assert again.copy_gbs == pytest.approx(one.copy_gbs, rel=0.25)

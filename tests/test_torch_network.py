@@ -6,6 +6,7 @@ With PyTorch where it is installed, and everywhere with a stand-in that computes
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -131,11 +132,9 @@ NUMPY_TORCH = SimpleNamespace(
 )
 
 
-@pytest.fixture(params=["numpy", "torch"])
+@pytest.fixture(params=["numpy", *(["torch"] if importlib.util.find_spec("torch") else [])])
 def torch(request: pytest.FixtureRequest) -> Any:
-    if request.param == "numpy":
-        return NUMPY_TORCH
-    return pytest.importorskip("torch", reason="PyTorch is no dependency", exc_type=ImportError)
+    return NUMPY_TORCH if request.param == "numpy" else importlib.import_module("torch")
 
 
 def compared(graph: Graph, torch: Any, seed: int) -> dict[int, float]:
@@ -301,3 +300,13 @@ def test_torch_can_compile_the_walk(seed: int) -> None:
     (want,) = network.forward(image)
     (got,) = torch.compile(network.forward, fullgraph=True, dynamic=False, backend="aot_eager")(image)
     assert torch.allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.gpu
+def test_a_call_on_a_real_gpu() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is no dependency", exc_type=ImportError)
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no GPU")
+    (out,) = torch_network.prepare(networks.efficientnet_lite0(64), 3, compiled=False)()
+    assert tuple(out.shape) == (3, 1000)
+    assert torch.allclose(out.float().sum(dim=1), torch.ones(3, device="cuda"), atol=0.05)
