@@ -143,6 +143,7 @@ def _profile(arguments: argparse.Namespace) -> int:
             profile=arguments.numerics,
             batch=arguments.batch,
             repeats=arguments.repeats,
+            fuse=arguments.fuse,
             plot=arguments.plot,
             as_json=arguments.json,
         )
@@ -248,6 +249,12 @@ def _parser() -> argparse.ArgumentParser:
     profile.add_argument("model", metavar="MODEL", help="a .tflite file")
     profile.add_argument("--batch", type=int, default=1, metavar="N", help="runs at once (default: 1)")
     profile.add_argument("--repeats", type=int, default=20, metavar="R", help="launches to average (default: 20)")
+    profile.add_argument(
+        "--no-fuse",
+        dest="fuse",
+        action="store_false",
+        help="each operator by itself, also where a GPU could join some",
+    )
     profile.add_argument("--plot", metavar="PNG", help="also draw the steps (needs matplotlib)")
     profile.set_defaults(command=_profile)
 

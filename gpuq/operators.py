@@ -68,7 +68,7 @@ class OperatorPlan:
 
         Args:
             x: (N, *input_shape) codes, C-contiguous, on the plan's device.
-            out: (N, *output_shape), C-contiguous, on the same device, not overlapping x; default: a new array.
+            out: (N, *output_shape), C-contiguous, on the same device, apart from x; default: a new one of x's kind.
             stream: a CUDA stream (CuPy's, torch's, an address); default: CuPy's current one.
 
         Returns:
@@ -98,12 +98,12 @@ class OperatorPlan:
 
     def _on_gpu(self, x: Any, out: Any, stream: Any) -> Any:
         device = launcher(self.device.index)
+        given = x
         x = self._shared("x", x, stream)
         runs = self._checked("x", x, type(x), self.input_shape, self._dtypes[0])
         device.check(f"{self.spec.op}: x", x)
         if out is None:
             y = empty_array(device, (runs, *self.output_shape), self._dtypes[1], stream)
-            out = y
         else:
             y = self._shared("out", out, stream)
             self._checked("out", y, type(x), self.output_shape, self._dtypes[1], runs)
@@ -112,7 +112,7 @@ class OperatorPlan:
             self._require(apart, "out must not overlap x")
         workspace = device.empty(max(1, self._plan.workspace_bytes(runs)), stream)
         self._plan.launch([x], [y], workspace, stream)
-        return out
+        return arrays.like(given, y, stream) if out is None else out
 
     def _shared(self, what: str, value: Any, stream: Any) -> Any:
         if not arrays.is_device_array(value):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -107,6 +110,27 @@ def test_streams(gpu: FakeCupy, seed: int) -> None:
     assert 41 in other.waited, "the workspace may still be at work on the stream of the call before"
 
 
+def test_results_are_of_the_inputs_kind(gpu: FakeCupy, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    # A library as torch is one: arrays that its module's from_dlpack makes of others.
+    class Ours(Tensor):
+        pass
+
+    Ours.__module__ = "fakelib.arrays"
+    monkeypatch.setitem(sys.modules, "fakelib", SimpleNamespace(from_dlpack=Ours))
+    model, x = gpuq.load(small_network(), device="cuda"), images(2, seed)
+    given = Ours(gpu.asarray(x))
+    name = model.get_input_details()[0]["name"]
+    found = [model(given), model(**{name: given}), model.session(2)(given), *model.run_batches([given, {name: given}])]
+    found += model.get_signature_runner()(input_0=given).values()
+    for got in found:
+        assert type(got) is Ours
+        assert_equal_bits(got.array.get(), expected(x), f"seed {seed}")
+    quant = gpuq.Quant(0.5, 3)
+    real = gpuq.dequantize(given, quant)
+    assert type(real) is Ours
+    assert type(gpuq.quantize(real, quant)) is Ours
+
+
 def test_tensors_of_other_libraries(gpu: FakeCupy, seed: int) -> None:
     model, x = gpuq.load(small_network(), device="cuda"), images(2, seed)
     got = model(Tensor(gpu.asarray(x)))
@@ -206,6 +230,7 @@ def test_calls_leave_nothing_behind(gpu: FakeCupy, monkeypatch: pytest.MonkeyPat
     model, x = gpuq.load(small_network(), device="cuda"), gpu.asarray(images(2, seed))
     monkeypatch.setattr(compiling, "load", lambda kernel, index=0: lambda *args, **more: None)
     model(x)
+    gc.collect()  # of the tests before
     held = len(fake_cupy._allocations)
 
     def call() -> None:

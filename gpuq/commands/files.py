@@ -22,10 +22,12 @@ NPY_MAGIC = b"\x93NUMPY"
 _NPZ_KEY = ".npz:"
 
 
-def load_model(path: str, *, device: str, numerics: str, memory_limit: int | None = None) -> gpuq.Model:
+def load_model(
+    path: str, *, device: str, numerics: str, memory_limit: int | None = None, fuse: bool = True
+) -> gpuq.Model:
     """`gpuq.load`, where a file that cannot be read is an InputValueError that names it."""
     try:
-        return gpuq.load(path, device=device, numerics=numerics, memory_limit=memory_limit)
+        return gpuq.load(path, device=device, numerics=numerics, memory_limit=memory_limit, fuse=fuse)
     except OSError as error:
         raise unreadable("model", path, error) from error
 

@@ -21,6 +21,7 @@ class ProfileOptions:
     Attributes:
         batch: runs at once.
         repeats: launches of each step.
+        fuse: see gpuq.load.
         plot: a .png to draw, or None.
     """
 
@@ -29,6 +30,7 @@ class ProfileOptions:
     profile: str
     batch: int
     repeats: int
+    fuse: bool
     plot: str | None
     as_json: bool
 
@@ -46,7 +48,7 @@ def run_profile(options: ProfileOptions) -> int:
     if options.plot is not None:
         check_output(options.plot, (".png",))
         pyplot = _pyplot()
-    model = load_model(options.model, device=options.device, numerics=options.profile)
+    model = load_model(options.model, device=options.device, numerics=options.profile, fuse=options.fuse)
     found = profile(model, options.batch, options.repeats)
     if pyplot is not None and options.plot is not None:
         _draw(pyplot, found, Path(options.plot), options.model)

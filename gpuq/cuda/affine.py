@@ -24,7 +24,7 @@ def affine_on_device(
     Args:
         op: "quantize" (float32 to codes; NaN gives the lowest code) or "dequantize" (codes to float32).
         x: C-contiguous, any shape.
-        out: where to write; default: a new CuPy array.
+        out: where to write; default: a new array of x's kind.
         stream: see gpuq.cuda.launch.as_stream.
 
     Raises:
@@ -33,14 +33,14 @@ def affine_on_device(
     x_dtype, y_dtype = (FLOAT32, quant.dtype) if op == "quantize" else (quant.dtype, FLOAT32)
     if op == "quantize" and np.any(quant.scales == 0):
         raise InputValueError("quantize: scale 0 cannot quantize; it must be positive")
-    x = arrays.as_cupy(x, stream)
+    given, x = x, arrays.as_cupy(x, stream)
     if x.dtype != x_dtype:
         raise InputTypeError(f"{op}: x of {x.dtype} must be {x_dtype} on a GPU; nothing is cast")
     device = launcher(int(x.device.id))
     device.check(f"{op}: x", x)
     affine = AffineMap.of(op, quant, x.shape, narrow_range=narrow_range)
     if out is None:
-        y = out = arrays.empty_array(device, x.shape, y_dtype, stream)
+        y = arrays.empty_array(device, x.shape, y_dtype, stream)
     else:
         if not arrays.is_device_array(out):
             raise InputTypeError(f"{op}: out is on the CPU and x on cuda:{device.device}")
@@ -53,7 +53,7 @@ def affine_on_device(
         device.prepare([launch.kernel])
         memory = _constants(device.device, quant) | {"x": Pointer(x), "y": Pointer(y)}
         device.launch(launch.bound(memory), stream)
-    return out
+    return arrays.like(given, y, stream) if out is None else out
 
 
 @lru_cache(maxsize=256)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -47,6 +48,22 @@ def as_cupy(x: Any, stream: Any = None) -> Any:
             return cupy.from_dlpack(x) if hasattr(x, "__dlpack__") else cupy.asarray(x)
         except Exception as error:  # whatever the other library raises
             raise InputTypeError(f"{type(x).__name__} cannot be shared with CuPy: {error}") from error
+
+
+def like(x: Any, y: Any, stream: Any = None) -> Any:
+    """A CuPy array as an array of x's library, the same memory; CuPy's where that library has no from_dlpack.
+
+    Args:
+        stream: on which y is computed; default: CuPy's current one. The library's own stream waits for it.
+    """
+    if not is_device_array(y) or type(x) is type(y):
+        return y
+    library = sys.modules.get(type(x).__module__.partition(".")[0])
+    take = getattr(library, "from_dlpack", None)
+    if take is None:
+        return y
+    with nullcontext() if stream is None else as_stream(stream):
+        return take(y)
 
 
 def as_numpy(x: Any) -> np.ndarray[Any, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from gpuq import quant
 from gpuq.cuda.affine import affine_on_device
-from gpuq.cuda.arrays import as_cupy, is_device_array
+from gpuq.cuda.arrays import as_cupy, is_device_array, like
 from gpuq.devices import Device, resolve_device
 from gpuq.errors import InputTypeError, InputValueError, ModelError
 from gpuq.model.executor import Executor
@@ -75,7 +76,8 @@ class Model:
     """A network, loaded and planned. Immutable: any number of threads may call it.
 
     ``model(x)`` takes NumPy arrays and gives NumPy arrays. On a GPU it also takes CuPy arrays, and whatever has DLPack
-    or __cuda_array_interface__, and gives CuPy arrays, on the current stream and without waiting for the GPU. Batch N
+    or __cuda_array_interface__, and gives arrays of the same kind (CuPy's, where that kind's library has no
+    from_dlpack), on CuPy's current stream and without waiting for the GPU. Batch N
     means N independent runs: an input whose file says (1, 224, 224, 3) takes (N, 224, 224, 3), and outputs are joined
     along their first dimension.
     """
@@ -134,7 +136,7 @@ class Model:
             InputValueError: a wrong shape, batches that differ, NaN in a float input.
         """
         prepared, runs = self._prepare(inputs, named, quantize)
-        return _unpacked(self._executor.run(prepared, runs))
+        return _unpacked(self._executor.run(prepared, runs), (*inputs, *named.values()))
 
     def run_batches(self, batches: Iterable[Any], *, quantize: bool = False) -> Iterator[Any]:
         """Runs one batch after the other, in order; on a GPU, copies in, computation and copies out overlap.
@@ -148,15 +150,18 @@ class Model:
             What the call would return.
         """
 
+        given: deque[tuple[Any, ...]] = deque()
+
         def prepared() -> Iterator[tuple[dict[int, Array], int]]:
             for batch in batches:
-                if isinstance(batch, Mapping):
-                    yield self._prepare((), batch, quantize)
-                else:
-                    yield self._prepare(batch if isinstance(batch, tuple) else (batch,), {}, quantize)
+                named = batch if isinstance(batch, Mapping) else {}
+                inputs = batch if isinstance(batch, tuple) else () if isinstance(batch, Mapping) else (batch,)
+                found = self._prepare(inputs, named, quantize)
+                given.append((*inputs, *named.values()))
+                yield found
 
         for outputs in self._executor.run_batches(prepared()):
-            yield _unpacked(outputs)
+            yield _unpacked(outputs, given.popleft())
 
     def tensors(self, *inputs: Array, quantize: bool = False, **named: Array) -> dict[int, Array]:
         """Every tensor that an operator computes, by its number in the file; arguments as for calling the model.
@@ -267,7 +272,7 @@ class Session:
         prepared, runs = self._model._prepare(inputs, named, quantize)
         if runs != self.batch:
             raise InputValueError(f"session: a batch of {runs} in a session of batch {self.batch}")
-        return _unpacked(self._model._executor.run_in(self._workspace, prepared))
+        return _unpacked(self._model._executor.run_in(self._workspace, prepared), (*inputs, *named.values()))
 
     def reset(self) -> None:
         """Back to zero state."""
@@ -287,7 +292,8 @@ class SignatureRunner:
         if unknown:
             raise InputTypeError(f"no input is named {unknown[0]!r}; there are {list(names)}")
         prepared, runs = self._model._checked({names[name]: value for name, value in inputs.items()}, False)
-        results = dict(zip(self._model.graph.outputs, self._model._executor.run(prepared, runs), strict=True))
+        outputs = [like(next(iter(inputs.values()), None), out) for out in self._model._executor.run(prepared, runs)]
+        results = dict(zip(self._model.graph.outputs, outputs, strict=True))
         return {name: results[index] for name, index in self._signature.outputs}
 
     def get_input_details(self) -> dict[str, dict[str, Any]]:
@@ -323,7 +329,10 @@ def _checked_input(tensor: Tensor, value: Any, quantize: bool) -> tuple[Array, i
     return array, array.shape[0] // lead
 
 
-def _unpacked(outputs: list[Array]) -> Any:
+def _unpacked(outputs: list[Array], inputs: Sequence[Any]) -> Any:
+    """The outputs as arrays of the first input's kind: one, or a tuple."""
+    if inputs:
+        outputs = [like(inputs[0], out) for out in outputs]
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from gpuq.cuda.ceilings import Ceilings, ceilings
 from gpuq.model.model import Model
-from gpuq.model.planner import Operand, Program, Step
+from gpuq.model.planner import Program, Step
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,4 @@ def measured_ceilings(program: Program) -> Ceilings | None:
 
 def step_bytes(step: Step, batch: int) -> int:
     """What one launch must move at least: inputs, outputs and constants, each once."""
-
-    def size(operand: Operand) -> int:
-        return math.prod(operand.shape) * operand.dtype.itemsize
-
-    return batch * sum(size(operand) for operand in (*step.inputs, *step.outputs)) + step.plan.constant_bytes
+    return batch * sum(operand.nbytes for operand in (*step.inputs, *step.outputs)) + step.plan.constant_bytes
