@@ -446,8 +446,8 @@ def test_figures_of_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert facts["ceilings"] == {"dp4a_tops": 1e-3, "copy_gbs": 1e-1}
     bound_s = 0.0
     for step in plan_program(graph, Device("cpu"), "litert_ref").steps:
-        moved = sum(graph.tensors[index].nbytes for index in (step.node.inputs[0], *step.node.outputs))
-        arithmetic = 2 * graph.node_macs(step.node) * 3 / 1e9
+        moved = sum(graph.tensors[index].nbytes for index in (step.nodes[0].inputs[0], *step.nodes[-1].outputs))
+        arithmetic = 2 * graph.node_macs(step.nodes[0]) * 3 / 1e9
         bound_s += max(arithmetic, (3 * moved + step.plan.constant_bytes) / 1e8)
     assert facts["bound_s"] == pytest.approx(bound_s)
 

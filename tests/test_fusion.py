@@ -83,9 +83,17 @@ class Net:
         codes = self.rng.integers(info.min, info.max, shape, endpoint=True).astype(self.dtype)
         return self.tensor(shape, self.quant(0.02, 0), codes)
 
-    def conv(self, x: int, out_c: int, kernel: int = 1, out: Quant | None = None, *, depthwise: bool = False) -> int:
+    def conv(
+        self,
+        x: int,
+        out_c: int,
+        kernel: int = 1,
+        out: Quant | None = None,
+        *,
+        depthwise: bool = False,
+        padding: str = "same",
+    ) -> int:
         images, height, width, channels = self.shape(x)
-        padding = "valid" if kernel <= min(height, width) and self.rng.random() < 0.5 else "same"
         window = Window2d.padded(padding, height, width, kernel_h=kernel, kernel_w=kernel)
         out = out or self.of(x)
         common = {
@@ -290,6 +298,9 @@ def random_graph(rng: np.random.Generator) -> Graph:
         known.append(found)
         return found
 
+    def padding(x: int) -> str:
+        return "valid" if min(net.shape(x)[1:3]) >= 3 and rng.random() < 0.5 else "same"
+
     def padded(x: int) -> int:
         rows, columns = (tuple(int(size) for size in rng.integers(0, 3, 2)) for _ in range(2))
         channels = (0, int(rng.integers(1, 4))) if rng.random() < 0.2 else (0, 0)
@@ -311,8 +322,8 @@ def random_graph(rng: np.random.Generator) -> Graph:
         return net.concat(1, *parts, out=net.of(x))
 
     makers: list[tuple[Callable[[int], int], int]] = [
-        (lambda x: net.conv(x, int(rng.integers(1, 7)), int(rng.choice([1, 3])), quant()), 5),
-        (lambda x: net.conv(x, 0, 3, quant(), depthwise=True), 2),
+        (lambda x: net.conv(x, int(rng.integers(1, 7)), int(rng.choice([1, 3])), quant(), padding=padding(x)), 5),
+        (lambda x: net.conv(x, 0, 3, quant(), depthwise=True, padding=padding(x)), 2),
         (lambda x: net.sum(x, like(x), AddSpec if rng.random() < 0.7 else SubSpec, quant()), 4),
         (lambda x: net.sum(like(x), x, AddSpec if rng.random() < 0.7 else SubSpec, quant()), 2),
         (net.relu, 2),
