@@ -7,7 +7,8 @@ multiplier * 2^(shift - 31) with multiplier in [2^30, 2^31); shift > 0 is left, 
 before the zero point is added and the activation range applied.
 
 Sources: LiteRT f67457790, tflite/kernels/internal/{common.cc,quantization_util.cc}; gemmlowp 16e8662c,
-fixedpoint/fixedpoint.h; LiteRT 921360770 for V6.
+fixedpoint/fixedpoint.h; LiteRT 921360770 for V6; XNNPACK 75db3c093 and LiteRT's tflite/delegates/xnnpack for what
+the profile xnnpack says.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class Rounding(Enum):
     """gemmlowp's double rounding: the high product rounds ties up, then the right shift rounds ties away from zero."""
     V1U = "v1u"
     """Double rounding with both ties up (ruy on x86, NEON epilogues)."""
+    V1U_BLOCK8 = "v1u_block8"
+    """V1U in whole blocks of 8 output channels, V1 in the rest (DEPTHWISE_CONV_2D of LiteRT's optimized kernels)."""
+    V1U_BLOCK16 = "v1u_block16"
+    """V1U in whole blocks of 16 channels (MEAN) or elements (QUANTIZE), V1 in the rest (LiteRT's optimized kernels)."""
     V2 = "v2"
     """One rounding, ties up (TFLITE_SINGLE_ROUNDING, CMSIS-NN's single rounding, ruy on ARM)."""
     V3 = "v3"
@@ -46,14 +51,36 @@ class Rounding(Enum):
     """One float32 product, rounded half to even (XNNPACK)."""
     V6 = "v6"
     """One float64 product, rounded half away from zero (LiteRT's reference FULLY_CONNECTED since 1.3)."""
+    Q20 = "q20"
+    """Both codes times a 21-bit multiplier, one sum, one shift, ties up (ADD and SUB of XNNPACK)."""
+    Q8 = "q8"
+    """The factor in 1/256, one shift, ties up (QUANTIZE of codes in XNNPACK)."""
+    Q11 = "q11"
+    """Weights in 1/2048 from float32 positions, one shift, ties up (RESIZE_BILINEAR of XNNPACK)."""
     FIXED_POINT = "fixed_point"
     """gemmlowp fixed-point functions (SOFTMAX; LOGISTIC in TFLite Micro)."""
+    FIXED_POINT_SINGLE = "fixed_point_single"
+    """As fixed_point, where a build rounds once: SOFTMAX caps its factor at 2^30 - 1 and not at 2^31 - 1."""
     TABLE_F32 = "table_f32"
-    """A 256-entry table computed in float32 (LOGISTIC in LiteRT)."""
+    """A 256-entry table computed in float32 (LOGISTIC in LiteRT, SOFTMAX of its optimized kernels)."""
+    TABLE_F64 = "table_f64"
+    """A 256-entry table computed in float64, ties to even (LOGISTIC of XNNPACK)."""
     AFFINE_F32 = "affine_f32"
     """float32 quotients and products as quantize.h, dequantize.h and concatenation.h write them."""
+    AFFINE_F32_BLOCK8 = "affine_f32_block8"
+    """In whole blocks of 8 elements, float32(q * s) + float32(-zp * s); affine_f32 in the rest (DEQUANTIZE of LiteRT's
+    optimized kernels)."""
+    AFFINE_F32_PIXEL = "affine_f32_pixel"
+    """As affine_f32, but a pixel's four weights are multiplied first (RESIZE_BILINEAR of the optimized kernels)."""
+    RECIPROCAL_F32 = "reciprocal_f32"
+    """float32 products by the reciprocal of the scale, ties to even (QUANTIZE from float and MEAN of XNNPACK)."""
+    RECIPROCAL_F32_BLOCK8 = "reciprocal_f32_block8"
+    """reciprocal_f32 in whole blocks of 8 elements, the quotient in float64 and ties away from zero in the rest
+    (QUANTIZE from float of LiteRT's optimized kernels)."""
     EXACT = "exact"
     """No scaling: copies, comparisons, clamps, integer means of codes."""
+    EXACT_UP = "exact_up"
+    """Integer weights as exact, but the last division rounds ties up (RESIZE_BILINEAR of builds that round once)."""
 
 
 class Product(Enum):
@@ -67,16 +94,35 @@ class Product(Enum):
     """Product and quotient each rounded to float32."""
 
 
+class Bounds(Enum):
+    """How the real bounds of a fused activation become codes."""
+
+    AWAY = "away"
+    """zero_point + round(float32(bound / scale)), ties away from zero."""
+    EVEN = "even"
+    """round(float32(float32(bound / scale) + zero_point)), ties to even (XNNPACK)."""
+
+
 @dataclass(frozen=True)
 class Rule:
-    """What a profile says about one operator: the rounding and, where scales multiply, their precision."""
+    """What a profile says about one operator.
+
+    Attributes:
+        rounding: how exact integers become codes.
+        product: the precision of factors, where scales multiply.
+        bounds: how a fused activation's bounds become codes.
+    """
 
     rounding: Rounding
     product: Product = Product.F64
+    bounds: Bounds = Bounds.AWAY
 
 
 class OperatorSpec(Protocol):
-    """What a profile's predicates may look at: the operator's TFLite name and the dtype that it works on."""
+    """What every profile's predicates may look at: the operator's TFLite name and the dtype that it works on.
+
+    A predicate of a row may look at further fields of the Specs of that row's operators.
+    """
 
     @property
     def op(self) -> str: ...
@@ -241,8 +287,47 @@ def requantize_v6(acc: npt.NDArray[Any], real: npt.NDArray[Any] | float) -> Int6
     return np.asarray(np.clip(scaled, -(2.0**31), 2.0**31 - 1), np.int64)
 
 
+V1U_BLOCKS: Mapping[Rounding, int] = MappingProxyType({Rounding.V1U_BLOCK8: 8, Rounding.V1U_BLOCK16: 16})
+"""The block of each rule that rounds whole blocks by V1U and the rest by V1."""
+
+
+def uniform(rounding: Rounding, elements: int) -> Rounding:
+    """The rule that stands for a rule of blocks where all of so many elements are in one part; else the rule itself.
+
+    >>> uniform(Rounding.V1U_BLOCK8, 16), uniform(Rounding.V1U_BLOCK8, 7), uniform(Rounding.V1U_BLOCK8, 12)
+    (<Rounding.V1U: 'v1u'>, <Rounding.V1: 'v1'>, <Rounding.V1U_BLOCK8: 'v1u_block8'>)
+    """
+    block = V1U_BLOCKS.get(rounding)
+    if block is None:
+        return rounding
+    return Rounding.V1 if elements < block else Rounding.V1U if elements % block == 0 else rounding
+
+
+def of_channels(rounding: Rounding, channels: int, *, cuts_negative: bool) -> Rounding:
+    """A rule that gives the same codes for this many channels, and one for all of them where there is one.
+
+    Args:
+        cuts_negative: the clamp cuts off all results below the zero point, where V1 and V1U differ.
+    """
+    one_rule = uniform(rounding, channels)
+    return Rounding.V1 if cuts_negative and (one_rule is Rounding.V1U or one_rule in V1U_BLOCKS) else one_rule
+
+
+def requantize_blocks(
+    acc: npt.NDArray[Any], block: int, multiplier: npt.NDArray[Any] | int, shift: npt.NDArray[Any] | int
+) -> Int64Array:
+    """V1U where whole blocks of the last axis end, V1 behind: vector code, and the scalar loop after it.
+
+    Source: LiteRT tflite/kernels/internal/optimized/optimized_ops.h (Quantize, Requantize), integer_ops/mean.h.
+    """
+    whole = np.arange(acc.shape[-1]) < acc.shape[-1] // block * block
+    return np.where(whole, requantize_v1u(acc, multiplier, shift), requantize_v1(acc, multiplier, shift))
+
+
 def requantize(acc: npt.NDArray[Any], rounding: Rounding, reals: npt.NDArray[np.float64]) -> Int64Array:
     """acc times real factors by the named rounding; factors broadcast along the last axis of acc."""
+    if rounding in V1U_BLOCKS:
+        return requantize_blocks(acc, V1U_BLOCKS[rounding], *quantize_multipliers(reals))
     fixed_point = {
         Rounding.V1: requantize_v1,
         Rounding.V1U: requantize_v1u,
@@ -265,12 +350,11 @@ ACTIVATION_BOUNDS: Mapping[str | None, tuple[float | None, float | None]] = Mapp
 """Real bounds of each fused activation; None is no bound."""
 
 
-def activation_range(activation: str | None, quant: Quant) -> tuple[int, int]:
-    """The lowest and highest code that an operator with this fused activation may give.
+def activation_range(activation: str | None, quant: Quant, bounds: Bounds = Bounds.AWAY) -> tuple[int, int]:
+    """The lowest and highest code that an operator with this fused activation may give, within the dtype.
 
-    A real bound f becomes zero_point + round(float32(f / scale)), ties away from zero, within the dtype.
-
-    Source: CalculateActivationRangeQuantized, LiteRT tflite/kernels/kernel_util.cc.
+    Sources: CalculateActivationRangeQuantized, LiteRT tflite/kernels/kernel_util.cc; xnn_qs8_quantize, XNNPACK
+    src/xnnpack/requantization.h.
     """
     if activation not in ACTIVATION_BOUNDS:
         raise InputValueError(f"activation {activation!r} must be one of {list(ACTIVATION_BOUNDS)}")
@@ -278,8 +362,10 @@ def activation_range(activation: str | None, quant: Quant) -> tuple[int, int]:
 
     def code(bound: float) -> int:
         with np.errstate(over="ignore", divide="ignore"):
-            quotient = float(round_half_away(np.asarray(np.float32(bound) / scale)))
-        return int(np.clip(quotient + zero_point, quant.qmin, quant.qmax))
+            quotient = np.float32(bound) / scale
+            if bounds is Bounds.EVEN:
+                return int(np.rint(np.clip(quotient + np.float32(zero_point), quant.qmin, quant.qmax)))
+        return int(np.clip(float(round_half_away(np.asarray(quotient))) + zero_point, quant.qmin, quant.qmax))
 
     low, high = ACTIVATION_BOUNDS[activation]
     return (
@@ -293,11 +379,15 @@ def activation_range(activation: str | None, quant: Quant) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a profile: these operators, where the predicate holds, follow this rule."""
+    """One line of a profile: these operators, where the predicate holds, follow this rule.
+
+    rule None: the runtime does not run them; `why` says what it does.
+    """
 
     ops: frozenset[str]
-    when: Callable[[OperatorSpec], bool]
-    rule: Rule
+    when: Callable[[Any], bool]
+    rule: Rule | None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -309,8 +399,18 @@ class Profile:
     rows: tuple[Row, ...]
 
 
-def _row(ops: str, when: Callable[[OperatorSpec], bool], rounding: Rounding, product: Product = Product.F64) -> Row:
-    return Row(frozenset(ops.split()), when, Rule(rounding, product))
+def _row(
+    ops: str,
+    when: Callable[[Any], bool],
+    rounding: Rounding,
+    product: Product = Product.F64,
+    bounds: Bounds = Bounds.AWAY,
+) -> Row:
+    return Row(frozenset(ops.split()), when, Rule(rounding, product, bounds))
+
+
+def _refuse(ops: str, when: Callable[[Any], bool], why: str) -> Row:
+    return Row(frozenset(ops.split()), when, None, why)
 
 
 def _always(spec: OperatorSpec) -> bool:
@@ -325,12 +425,141 @@ def _on_uint8(spec: OperatorSpec) -> bool:
     return spec.activation_dtype == np.uint8
 
 
+def _per_channel(spec: Any) -> bool:
+    return bool(spec.w_quant.is_per_channel)
+
+
 def _from_float(spec: OperatorSpec) -> bool:
     return spec.activation_dtype == np.float32
 
 
+def _all(*conditions: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda spec: all(holds(spec) for holds in conditions)
+
+
+def _grouped(spec: Any) -> bool:
+    return bool(spec.groups > 1)
+
+
+def _images_to_pixels(spec: Any) -> bool:
+    """MEAN over the rows and columns of images, four dimensions kept: the optimized kernels' special case."""
+    return bool(spec.keep_dims and len(spec.x_shape) == 4 and spec.axes == (1, 2))
+
+
+def _eightfold_channels(spec: Any) -> bool:
+    """The image that ResizeBilinear888Uint8 enlarges, in blocks of 8 channels."""
+    eightfold = spec.out_h == 8 * spec.in_h and spec.out_w == 8 * spec.in_w
+    return bool(spec.half_pixel_centers and eightfold and spec.in_c % 8 == 0)
+
+
+def _ratio_within(low: float, high: float, *quants: str, inclusive: bool = False) -> Callable[[Any], bool]:
+    """Each input's scale over the output's, in float32, lies in [low, high), or [low, high]."""
+
+    def holds(spec: Any) -> bool:
+        with np.errstate(over="ignore"):
+            ratios = [
+                np.float32(getattr(spec, name).scalar_scale()) / np.float32(spec.out_quant.scalar_scale())
+                for name in quants
+            ]
+        return all(low <= ratio < high or (inclusive and ratio == high) for ratio in ratios)
+
+    return holds
+
+
+def _product_within(low: float, high: float) -> Callable[[Any], bool]:
+    """Product of both inputs' scales over the output's, in float32, lies in [low, high)."""
+
+    def holds(spec: Any) -> bool:
+        scales = spec.a_quant.scalar_scale(), spec.b_quant.scales, spec.out_quant.scalar_scale()
+        return bool(low <= real_multipliers(*scales, Product.ALL_F32)[0] < high)
+
+    return holds
+
+
+def _xnnpack_weights(spec: Any) -> bool:
+    """Weights that XNNPACK takes: scales in float32's normal range, int8 without zero point, uint8 with any."""
+    quant = spec.w_quant
+    symmetric = quant.dtype == np.uint8 or not quant.zero_points.any()
+    return bool(symmetric and (quant.scales >= np.finfo(np.float32).tiny).all())
+
+
+def _has_bias(spec: Any) -> bool:
+    return bool(spec.has_bias)
+
+
+def _no_bias(spec: Any) -> bool:
+    return not spec.has_bias
+
+
+def _factor_from_256(spec: Any) -> bool:
+    scales = spec.x_quant.scalar_scale(), spec.w_quant.scales, spec.out_quant.scalar_scale()
+    return bool((real_multipliers(*scales, Product.ALL_F32) >= 256).any())
+
+
+def _same_dtype(spec: Any) -> bool:
+    return bool(spec.activation_dtype == spec.out_quant.dtype)
+
+
+def _no_stride_beyond_window(spec: Any) -> bool:
+    window = spec.window
+    return bool(window.stride_h <= window.kernel_h and window.stride_w <= window.kernel_w)
+
+
 _COPIES = "RESHAPE SQUEEZE EXPAND_DIMS PAD RESIZE_NEAREST_NEIGHBOR ARG_MAX"
 _CODE_MEANS = "AVERAGE_POOL_2D MAX_POOL_2D"
+
+# LiteRT's optimized kernels on x86 (in the wheel, NEON code by way of SSE), one thread. int32 sums end in ruy.
+_LITERT_OPT = (
+    _row("CONV_2D", _all(_on_int8, _grouped), Rounding.V1),
+    _row("CONV_2D", _on_int8, Rounding.V1U),
+    _row("CONV_2D", _all(_on_uint8, _grouped), Rounding.V1, Product.F32),
+    _row("CONV_2D", _on_uint8, Rounding.V1U, Product.F32),
+    _refuse("DEPTHWISE_CONV_2D", _no_bias, "LiteRT's optimized kernels read a bias that is absent, and crash"),
+    _row("DEPTHWISE_CONV_2D", _on_int8, Rounding.V1U_BLOCK8),
+    _row("DEPTHWISE_CONV_2D", _on_uint8, Rounding.V1, Product.F32),
+    _row("FULLY_CONNECTED", _per_channel, Rounding.V1U),
+    _row("FULLY_CONNECTED", _always, Rounding.V1U, Product.F32),
+    _row("MUL RELU RELU6", _always, Rounding.V1, Product.ALL_F32),
+    _row("ADD SUB", _always, Rounding.V1),
+    _row("MEAN", _images_to_pixels, Rounding.V1U_BLOCK16),
+    _row("MEAN", _always, Rounding.V1),
+    _row("QUANTIZE", _from_float, Rounding.RECIPROCAL_F32_BLOCK8),
+    _row("QUANTIZE", _always, Rounding.V1U_BLOCK16),
+    _row("DEQUANTIZE", _always, Rounding.AFFINE_F32_BLOCK8),
+    _row("SOFTMAX LOGISTIC", _always, Rounding.TABLE_F32),
+    _refuse("RESIZE_BILINEAR", _all(_on_uint8, _eightfold_channels), "its eightfold enlargement of uint8 is not read"),
+    _row("RESIZE_BILINEAR", _on_uint8, Rounding.AFFINE_F32_PIXEL),
+    _row("RESIZE_BILINEAR", _on_int8, Rounding.EXACT),
+    _row("CONCATENATION", _on_uint8, Rounding.AFFINE_F32),
+    _row("CONCATENATION", _always, Rounding.EXACT),
+    _row(f"{_COPIES} {_CODE_MEANS}", _always, Rounding.EXACT),
+)
+
+# What XNNPACK takes; the operators behind it stay with the optimized kernels (the checks are those of
+# xnnpack_delegate.cc).
+_XNNPACK = (
+    _refuse(
+        "CONV_2D DEPTHWISE_CONV_2D",
+        _all(_has_bias, _xnnpack_weights, _factor_from_256),
+        "XNNPACK takes it and fails, for a factor x scale * w scale / out scale is 256 or more",
+    ),
+    _row("CONV_2D DEPTHWISE_CONV_2D", _all(_has_bias, _xnnpack_weights), Rounding.V4, Product.ALL_F32, Bounds.EVEN),
+    _refuse(
+        "FULLY_CONNECTED",
+        _all(_xnnpack_weights, _factor_from_256),
+        "XNNPACK takes it and fails, for a factor x scale * w scale / out scale is 256 or more",
+    ),
+    _row("FULLY_CONNECTED", _xnnpack_weights, Rounding.V4, Product.ALL_F32, Bounds.EVEN),
+    _row("ADD SUB", _ratio_within(2**-10, 2**8, "a_quant", "b_quant"), Rounding.Q20, Product.ALL_F32, Bounds.EVEN),
+    _row("MUL", _product_within(2**-16, 2**8), Rounding.V4, Product.ALL_F32, Bounds.EVEN),
+    _row("MEAN", _always, Rounding.RECIPROCAL_F32),
+    _row("QUANTIZE", _from_float, Rounding.RECIPROCAL_F32),
+    _row("QUANTIZE", _all(_same_dtype, _ratio_within(2**-8, 2**7, "x_quant", inclusive=True)), Rounding.Q8),
+    _row("LOGISTIC", _always, Rounding.TABLE_F64),
+    _row("RESIZE_BILINEAR", _always, Rounding.Q11),
+    _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
+    _row("MAX_POOL_2D", _no_stride_beyond_window, Rounding.EXACT, bounds=Bounds.EVEN),
+)
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
@@ -370,6 +599,35 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row(f"{_COPIES} {_CODE_MEANS}", _on_int8, Rounding.EXACT),
             ),
         ),
+        "litert_opt": Profile(
+            "litert_opt",
+            "LiteRT's optimized x86 kernels, one thread: OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES "
+            "(measured on 2.3.0)",
+            _LITERT_OPT,
+        ),
+        "xnnpack": Profile(
+            "xnnpack",
+            "LiteRT's default interpreter on x86, one thread: XNNPACK, and the optimized kernels for the rest "
+            "(measured on 2.3.0)",
+            _XNNPACK + _LITERT_OPT,
+        ),
+        "single": Profile(
+            "single",
+            "TFLite Micro's portable kernels built with TFLITE_SINGLE_ROUNDING, and CMSIS-NN's with "
+            "CMSIS_NN_USE_SINGLE_ROUNDING (read, not measured)",
+            (
+                _row("CONV_2D DEPTHWISE_CONV_2D", _on_int8, Rounding.V2),
+                _row("FULLY_CONNECTED ADD SUB MUL MEAN RELU", _on_int8, Rounding.V2),
+                _row("RELU6", _on_int8, Rounding.EXACT),
+                _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
+                _row("QUANTIZE", _always, Rounding.V2),
+                _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
+                _row("SOFTMAX LOGISTIC", _on_int8, Rounding.FIXED_POINT_SINGLE),
+                _row("RESIZE_BILINEAR", _on_int8, Rounding.EXACT_UP),
+                _row("CONCATENATION", _on_int8, Rounding.EXACT),
+                _row(f"{_COPIES} {_CODE_MEANS}", _on_int8, Rounding.EXACT),
+            ),
+        ),
     }
 )
 
@@ -391,6 +649,8 @@ def resolve(name: str, spec: OperatorSpec) -> Rule:
     chosen = profile(name)
     for row in chosen.rows:
         if spec.op in row.ops and row.when(spec):
+            if row.rule is None:
+                raise UnsupportedModel(f"{spec.op} is not in numerics {name!r} here: {row.why}")
             return row.rule
     raise UnsupportedModel(
         f"{spec.op} on {spec.activation_dtype} is not in numerics {name!r}, which reproduces {chosen.reproduces}"

@@ -191,6 +191,7 @@ def plan_conv2d(
         w_quant=w_quant,
         out_quant=out_quant,
         activation=activation,
+        has_bias=bias is not None,
     )
     return _plan(spec, (w, bias), (height, width, channels), numerics, device)
 
@@ -289,6 +290,7 @@ def plan_depthwise_conv2d(
         w_quant=w_quant,
         out_quant=out_quant,
         activation=activation,
+        has_bias=bias is not None,
     )
     return _plan(spec, (w, bias), (height, width, channels), numerics, device)
 

@@ -233,6 +233,18 @@ def quantize(values: npt.NDArray[Any], quant: Quant, *, narrow_range: bool = Fal
     they saturate).
     """
     values = np.asarray(values)
+    check_quantizable(values, quant)
+    with np.errstate(over="ignore"):
+        scaled = values.astype(np.float32) / quant._along(quant.scales, values.shape)
+    zero_point = quant._along(quant.zero_points, values.shape)
+    # Clamped as float64 before the integer conversion: exact, and huge values cannot wrap.
+    codes = round_half_away(scaled).astype(np.float64) + zero_point
+    clamped: npt.NDArray[Any] = np.clip(codes, quant.qmin + narrow_range, quant.qmax).astype(quant.dtype)
+    return clamped
+
+
+def check_quantizable(values: npt.NDArray[Any], quant: Quant) -> None:
+    """Raises what `quantize` says unless these values have codes."""
     if values.dtype.kind != "f":
         raise InputTypeError(f"quantize: values must be floating point, got {values.dtype}")
     if quant.dtype.itemsize > 4:
@@ -241,13 +253,6 @@ def quantize(values: npt.NDArray[Any], quant: Quant, *, narrow_range: bool = Fal
         raise InputValueError(f"quantize: NaN at {first_index(np.isnan(values))}; NaN has no code")
     if np.any(quant.scales == 0):
         raise InputValueError("quantize: scale 0 cannot quantize; it must be positive")
-    with np.errstate(over="ignore"):
-        scaled = values.astype(np.float32) / quant._along(quant.scales, values.shape)
-    zero_point = quant._along(quant.zero_points, values.shape)
-    # Clamped as float64 before the integer conversion: exact, and huge values cannot wrap.
-    codes = round_half_away(scaled).astype(np.float64) + zero_point
-    clamped: npt.NDArray[Any] = np.clip(codes, quant.qmin + narrow_range, quant.qmax).astype(quant.dtype)
-    return clamped
 
 
 def dequantize(codes: npt.NDArray[Any], quant: Quant) -> npt.NDArray[np.float32]:

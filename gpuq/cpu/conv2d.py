@@ -59,7 +59,7 @@ def packed_epilogue(
     reals = numerics.real_multipliers(
         spec.x_quant.scalar_scale(), spec.w_quant.scales, spec.out_quant.scalar_scale(), rule.product
     )
-    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
+    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
     return Epilogue(
         rule=rule,
         reals=reals[channels] if reals.size > 1 else reals,

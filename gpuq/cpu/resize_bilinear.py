@@ -1,24 +1,35 @@
 """RESIZE_BILINEAR over bands of output rows: the reference's products and sums, in its order, on cached blocks.
 
 Rows are blended once per input column, then columns are gathered and blended: the same products, since the row
-weight is the first factor of each. int8 works in int32: a code is below 2^8, a weight within [-512, 1536], and the
-four products of one output sum to less than 2^31.
+weight is the first factor of each. Integer weights work in int32: a code is below 2^8, and a weight in 1/1024 within
+[-512, 1536], in 1/2048 within [0, 2048], so that the four products of one output sum to less than 2^31.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gpuq.cpu.scratch import Scratch, aligned
-from gpuq.numerics import Rule
-from gpuq.ops.resize_bilinear import ResizeBilinearSpec, float_positions, integer_positions
-from gpuq.ops.spec import INT8
+from gpuq.numerics import Rounding, Rule
+from gpuq.ops.resize_bilinear import (
+    ResizeBilinearSpec,
+    float_positions,
+    integer_positions,
+    q11_positions,
+)
+from gpuq.ops.spec import UINT8
 
 BAND_BYTES = 1 << 19
+
+
+def has_plan(spec: ResizeBilinearSpec, rule: Rule) -> bool:
+    """False where weights are multiplied before they meet a code."""
+    return rule.rounding is not Rounding.AFFINE_F32_PIXEL
 
 
 class ResizeBilinearPlan:
@@ -27,10 +38,11 @@ class ResizeBilinearPlan:
     def __init__(self, spec: ResizeBilinearSpec, rule: Rule) -> None:
         self.spec = spec
         self.name = "resize_bilinear_bands"
-        is_int8 = spec.dtype == INT8
-        positions = integer_positions if is_int8 else float_positions
-        self._dtype = np.dtype(np.int32 if is_int8 else np.float32)
-        one = self._dtype.type(1024 if is_int8 else 1)
+        way = _Q11 if rule.rounding is Rounding.Q11 else _UINT8 if spec.dtype == UINT8 else _INT8
+        positions, self._dtype, self._finish = way.positions, np.dtype(way.dtype), way.finish
+        if rule.rounding is Rounding.EXACT_UP:
+            self._finish = _round_up_to_int8
+        one = self._dtype.type(way.one)
         self._y0, self._y1, y_weight = positions(spec, spec.in_h, spec.out_h)
         self._x0, self._x1, x_weight = positions(spec, spec.in_w, spec.out_w)
         upper_y, upper_x = y_weight.astype(self._dtype), x_weight.astype(self._dtype)
@@ -39,7 +51,6 @@ class ResizeBilinearPlan:
         self._wx0, self._wx1 = (
             np.repeat(weight, spec.in_c).reshape(spec.out_w, spec.in_c) for weight in (one - upper_x, upper_x)
         )
-        self._finish = _round_to_int8 if is_int8 else _round_to_uint8
         self._rows = max(1, min(spec.out_h, BAND_BYTES // (4 * spec.out_w * spec.in_c)))
         self.constant_bytes = self._wx0.nbytes + self._wx1.nbytes
 
@@ -93,3 +104,30 @@ def _round_to_int8(total: npt.NDArray[Any]) -> None:
 def _round_to_uint8(total: npt.NDArray[Any]) -> None:
     """total + 0.5, in place; the cast that follows truncates."""
     total += np.float32(0.5)
+
+
+def _round_up_to_int8(total: npt.NDArray[Any]) -> None:
+    """total / 2^20, ties up, in place."""
+    total += 1 << 19
+    total >>= 20
+
+
+def _round_q11(total: npt.NDArray[Any]) -> None:
+    """total / 2^22, ties up, in place."""
+    total += 1 << 21
+    total >>= 22
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Positions and weights, the weight of 1, the dtype of products and sums, and how a sum becomes a code."""
+
+    positions: Callable[[ResizeBilinearSpec, int, int], tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]
+    one: int
+    dtype: type[np.generic]
+    finish: Callable[[npt.NDArray[Any]], None]
+
+
+_INT8 = _Way(integer_positions, 1024, np.int32, _round_to_int8)
+_UINT8 = _Way(float_positions, 1, np.float32, _round_to_uint8)
+_Q11 = _Way(q11_positions, 2048, np.int32, _round_q11)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.numerics import Rule
+from gpuq.numerics import V1U_BLOCKS, Rounding, Rule, uniform
 from gpuq.ops.broadcast import BinarySpec
 from gpuq.ops.spec import Spec
 from gpuq.ops.tables import binary_table, unary_table
 
 
 class UnaryTablePlan:
-    """y = table[x]."""
+    """y = table[x]; under a rule of blocks, another table for what is behind a run's last whole block."""
 
     def __init__(self, spec: Spec, rule: Rule) -> None:
         self.spec = spec
         self.name = f"{spec.op.lower()}_table"
-        self._table = unary_table(spec, rule)
-        self.constant_bytes = self._table.nbytes
+        self._elements = math.prod(spec.output_shape)
+        rounding = uniform(rule.rounding, self._elements)
+        self._blocked = self._elements
+        if rounding in V1U_BLOCKS:
+            self._blocked -= self._elements % V1U_BLOCKS[rounding]
+            self._rest = unary_table(spec, replace(rule, rounding=Rounding.V1))
+            rounding = Rounding.V1U
+        self._table = unary_table(spec, replace(rule, rounding=rounding))
+        self.constant_bytes = self._table.nbytes * (1 if self._blocked == self._elements else 2)
 
     def workspace_bytes(self, runs: int) -> int:
         return 0
@@ -33,7 +42,12 @@ class UnaryTablePlan:
         workspace: npt.NDArray[np.uint8],
         stream: object = None,
     ) -> None:
-        np.take(self._table, inputs[0].view(np.uint8), out=outputs[0], mode="wrap")
+        x, y = inputs[0].view(np.uint8), outputs[0]
+        np.take(self._table, x, out=y, mode="wrap")
+        if self._blocked < self._elements:
+            y.reshape(-1, self._elements)[:, self._blocked :] = self._rest[
+                x.reshape(-1, self._elements)[:, self._blocked :]
+            ]
 
 
 class BinaryTablePlan:

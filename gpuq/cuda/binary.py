@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,8 @@ from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, folded, image_shape, run_strides
-from gpuq.numerics import Int64Array, Rule
-from gpuq.ops.add import EXTRA_BITS, sum_factors
+from gpuq.numerics import Bounds, Int64Array, Rounding, Rule
+from gpuq.ops.add import EXTRA_BITS, q20_multipliers, sum_factors
 from gpuq.ops.broadcast import BinarySpec
 from gpuq.ops.mul import MulSpec
 from gpuq.ops.spec import UINT8, Shape
@@ -85,6 +86,7 @@ class BinaryLayer:
         values: of each operand, int32 (256,) by the code's byte; see kernels_cuda/binary_codes.cu.
         factors: one factor as the rule reads it.
         rule: the macro of kernels_cuda/requantize.cuh.
+        bounds: how the fused activation's bounds become codes.
         operands: codes (*shape) of each operand that is constant, None of an activation.
     """
 
@@ -92,6 +94,7 @@ class BinaryLayer:
     values: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
     factors: npt.NDArray[Any]
     rule: str
+    bounds: Bounds
     operands: tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None]
     constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
     affine: tuple[tuple[int, int] | None, tuple[int, int] | None] = field(init=False)
@@ -158,7 +161,7 @@ class BinaryLayer:
         tables = [
             Pointer(None) if line else Slot(f"{name}_table") for name, line in zip("ab", self.affine, strict=True)
         ]
-        act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
+        act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, self.bounds)
         clamps = (act_min, act_max) != (spec.out_quant.qmin, spec.out_quant.qmax)
         kernel = binary_kernel(
             product=isinstance(spec, MulSpec),
@@ -239,6 +242,7 @@ def pack(
         a, b: codes of an operand that is constant; None of an activation.
     """
     codes = all_codes(spec.activation_dtype).astype(np.int64)
+    rounding = rule.rounding
     a_codes, b_codes = codes - spec.a_quant.scalar_zero_point(), codes - spec.b_quant.scalar_zero_point()
     if isinstance(spec, MulSpec):
         values = [a_codes, b_codes]
@@ -246,18 +250,23 @@ def pack(
             spec.a_quant.scalar_scale(), spec.b_quant.scales, spec.out_quant.scalar_scale(), rule.product
         )
         bound = np.abs(a_codes).max() * np.abs(b_codes).max()
+    elif rounding is Rounding.Q20:
+        *multipliers, shift = q20_multipliers(spec)
+        values = [a_codes * multipliers[0], b_codes * multipliers[1]]
+        # V2 with the multiplier 2^30: (sum * 2^30 + 2^(29 + shift)) >> (30 + shift) is Q20's shift by itself.
+        rounding, real, bound = Rounding.V2, np.array([math.ldexp(1.0, -shift)]), 1 << 30
     else:
         *factors, out_factor = sum_factors(spec)
         values = [
-            numerics.requantize(raised << EXTRA_BITS, rule.rounding, np.array(factor))
+            numerics.requantize(raised << EXTRA_BITS, rounding, np.array(factor))
             for raised, factor in zip((a_codes, b_codes), factors, strict=True)
         ]
-        if isinstance(spec, SubSpec):
-            values[1] = -values[1]
         real = np.array([out_factor])
         bound = np.abs(values[0]).max() + np.abs(values[1]).max()
+    if isinstance(spec, SubSpec):
+        values[1] = -values[1]
     packed, macro, _ = pack_factors(
-        rule.rounding,
+        rounding,
         real,
         np.zeros(1, np.int64),
         np.array([bound], np.int64),
@@ -269,6 +278,7 @@ def pack(
         (_int32(values[0]), _int32(values[1])),
         packed,
         macro,
+        rule.bounds,
         (None if a is None else np.ascontiguousarray(a), None if b is None else np.ascontiguousarray(b)),
     )
 

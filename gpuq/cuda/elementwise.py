@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.errors import InputTypeError
-from gpuq.numerics import Rule
+from gpuq.numerics import V1U_BLOCKS, Rounding, Rule, uniform
 from gpuq.ops.dequantize import DequantizeSpec
 from gpuq.ops.logistic import LogisticSpec
 from gpuq.ops.quantize import QuantizeSpec
@@ -197,6 +197,10 @@ def is_map(spec: Spec) -> bool:
 
 def pack(spec: Spec, rule: Rule) -> AffineLayer | MapLayer:
     """QUANTIZE, DEQUANTIZE, or an operator on one 8-bit code whose output has its input's shape."""
+    rule = replace(rule, rounding=uniform(rule.rounding, math.prod(spec.output_shape)))
+    is_affine = isinstance(spec, DequantizeSpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is None)
+    if rule.rounding in V1U_BLOCKS or (is_affine and rule.rounding is not Rounding.AFFINE_F32):
+        raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")
     if isinstance(spec, QuantizeSpec) and spec.x_quant is None:
         return AffineLayer(spec, AffineMap("quantize", spec.out_quant))
     if isinstance(spec, DequantizeSpec):

@@ -142,11 +142,14 @@ def pack_epilogue(
         x_quant.scalar_scale(), spec.w_quant.scales, out_quant.scalar_scale(), rule.product
     )
     zero_point = out_quant.scalar_zero_point()
+    act_min, act_max = numerics.activation_range(spec.activation, out_quant, rule.bounds)
+    rounding = numerics.of_channels(rule.rounding, out_c, cuts_negative=act_min >= zero_point)
+    if rounding not in _RULES:
+        raise spec.fail(f"{out_c} channels under rule {rounding.value}: there is no CUDA kernel for it")
     factors, macro, constant = pack_factors(
-        rule.rounding, np.broadcast_to(reals, (out_c,)), real_bias, bounds, zero_point, can_clear
+        rounding, np.broadcast_to(reals, (out_c,)), real_bias, bounds, zero_point, can_clear
     )
     folded[constant] = 0
-    act_min, act_max = numerics.activation_range(spec.activation, out_quant)
     return Epilogue(
         rule=macro,
         bias=folded,

@@ -16,8 +16,8 @@ from gpuq.cuda.kernel import Kernel, Launch, int32s
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, folded, image_shape, run_strides
-from gpuq.numerics import Rule
-from gpuq.ops.mean import MeanSpec, divided_multiplier
+from gpuq.numerics import Rounding, Rule, uniform
+from gpuq.ops.mean import MeanSpec, divided_multiplier, image_factor_and_bias
 from gpuq.ops.spec import UINT8
 
 THREADS = 128
@@ -26,7 +26,7 @@ THREADS = 128
 KEPT_LOOPS, REDUCED_LOOPS, COLUMN_REDUCED_LOOPS = 5, 4, 2
 
 
-def mean_kernel(quads: int, *, vec: int = 4, unsigned: bool = False) -> Kernel:
+def mean_kernel(quads: int, *, vec: int = 4, unsigned: bool = False, rule: str = "RULE_V1") -> Kernel:
     """mean.cu by columns, with this many fours of columns a block; 0: one thread for each output."""
     return Kernel(
         name=f"mean_columns_u{8 * vec}_{4 * quads}" if quads else "mean_any_u8",
@@ -37,7 +37,7 @@ def mean_kernel(quads: int, *, vec: int = 4, unsigned: bool = False) -> Kernel:
             ("VEC", vec),
             ("QUADS", max(quads, 1)),
             ("THREADS", THREADS),
-            *epilogue_defines("RULE_V1", unsigned),
+            *epilogue_defines(rule, unsigned),
         ),
         threads=(THREADS, 1, 1),
     )
@@ -62,9 +62,20 @@ class MeanChoice:
 
 @dataclass(frozen=True, eq=False)
 class MeanLayer:
-    """A mean; it has no constants."""
+    """A mean; it has no constants.
+
+    Attributes:
+        rule: the macro of kernels_cuda/requantize.cuh.
+        factor: (multiplier, shift) of a sum with its bias.
+        bias: what joins the sum of codes before, modulo 2^32.
+        zero_point: what joins the result behind.
+    """
 
     spec: MeanSpec
+    rule: str
+    factor: tuple[int, int]
+    bias: int
+    zero_point: int
 
     @property
     def constants(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -114,10 +125,9 @@ class MeanLayer:
             vec = 4 if alignment(columns.size, *x_distances, *y_distances, largest=4) == 4 else 1
         kept_loops = [*reversed(kept), *[Dimension(1, (0, 0))] * (KEPT_LOOPS - len(kept))]
         reduced_loops = [*reversed(reduced), *[Dimension(1, (0,))] * (REDUCED_LOOPS - len(reduced))]
-        bias = numerics.wrap_int32(np.array(-spec.count * spec.x_quant.scalar_zero_point()))
         return [
             Launch(
-                mean_kernel(quads, vec=vec, unsigned=spec.activation_dtype == UINT8),
+                mean_kernel(quads, vec=vec, unsigned=spec.activation_dtype == UINT8, rule=self.rule),
                 (outputs, -(-columns.size // (4 * quads)), 1) if quads else (-(-outputs // THREADS), 1, 1),
                 (
                     x.slot("x"),
@@ -127,7 +137,7 @@ class MeanLayer:
                     *(np.int64(loop.strides[tensor]) for tensor in range(2) for loop in kept_loops),
                     *int32s(*(loop.size for loop in reduced_loops)),
                     *(np.int64(loop.strides[0]) for loop in reduced_loops),
-                    *int32s(*divided_multiplier(spec), int(bias), spec.out_quant.scalar_zero_point()),
+                    *int32s(*self.factor, self.bias, self.zero_point),
                     *int32s(spec.out_quant.qmin, spec.out_quant.qmax),
                 ),
             )
@@ -144,5 +154,12 @@ class MeanLayer:
 
 
 def pack(spec: MeanSpec, rule: Rule) -> MeanLayer:
-    """A mean, which every runtime rounds as V1; there is nothing to pack."""
-    return MeanLayer(spec)
+    """A mean whose sums end in a fixed-point product."""
+    if uniform(rule.rounding, spec.x_shape[-1] if spec.x_shape else 0) is Rounding.V1U:
+        real, zero_point = image_factor_and_bias(spec)
+        return MeanLayer(spec, "RULE_V1U", numerics.quantize_multiplier(real), 0, zero_point)
+    if rule.rounding not in (Rounding.V1, Rounding.V2):
+        raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")
+    bias = int(numerics.wrap_int32(np.array(-spec.count * spec.x_quant.scalar_zero_point())))
+    macro = "RULE_V1" if rule.rounding is Rounding.V1 else "RULE_V2"
+    return MeanLayer(spec, macro, divided_multiplier(spec), bias, spec.out_quant.scalar_zero_point())

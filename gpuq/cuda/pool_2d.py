@@ -13,7 +13,7 @@ from gpuq import numerics
 from gpuq.cuda.kernel import Kernel, Launch, int32s
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
-from gpuq.numerics import Rule
+from gpuq.numerics import Bounds, Rule
 from gpuq.ops.average_pool_2d import AveragePool2dSpec, Pool2dSpec
 from gpuq.ops.max_pool_2d import MaxPool2dSpec
 from gpuq.ops.spec import UINT8
@@ -52,6 +52,7 @@ class PoolLayer:
     """A pool; it has no constants."""
 
     spec: Pool2dSpec
+    bounds: Bounds = Bounds.AWAY
 
     @property
     def constants(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -96,7 +97,7 @@ class PoolLayer:
                     *int32s(threads, spec.in_h, spec.in_w, channels, out_h, out_w),
                     *int32s(window.kernel_h, window.kernel_w, window.stride_h, window.stride_w),
                     *int32s(window.pad_top, window.pad_left),
-                    *int32s(*numerics.activation_range(spec.activation, spec.out_quant)),
+                    *int32s(*numerics.activation_range(spec.activation, spec.out_quant, self.bounds)),
                 ),
             )
         ]
@@ -107,4 +108,4 @@ def pack(spec: AveragePool2dSpec | MaxPool2dSpec, rule: Rule) -> PoolLayer:
     pixels = min(spec.window.kernel_h, spec.in_h) * min(spec.window.kernel_w, spec.in_w)
     if pixels >= 1 << 23:
         raise spec.fail(f"a window of {pixels} pixels has sums beyond int32")
-    return PoolLayer(spec)
+    return PoolLayer(spec, rule.bounds)

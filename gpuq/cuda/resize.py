@@ -12,7 +12,7 @@ import numpy.typing as npt
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout, alignment
-from gpuq.numerics import Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec, ResizeSpec, float_positions, integer_positions
 from gpuq.ops.resize_nearest_neighbor import ResizeNearestNeighborSpec, nearest_indices
 from gpuq.ops.spec import UINT8
@@ -128,6 +128,8 @@ def _places(spec: ResizeBilinearSpec, in_size: int, out_size: int) -> npt.NDArra
 
 def pack(spec: ResizeBilinearSpec | ResizeNearestNeighborSpec, rule: Rule) -> ResizeLayer:
     """The tables of a layer."""
+    if rule.rounding not in (Rounding.EXACT, Rounding.AFFINE_F32):
+        raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")
     if isinstance(spec, ResizeBilinearSpec):
         return ResizeLayer(spec, _places(spec, spec.in_h, spec.out_h), _places(spec, spec.in_w, spec.out_w))
     rows, columns = nearest_indices(spec, spec.in_h, spec.out_h), nearest_indices(spec, spec.in_w, spec.out_w)

@@ -13,7 +13,7 @@ from gpuq import numerics
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout, alignment
-from gpuq.numerics import Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops import fixed_point
 from gpuq.ops.softmax import DIFF_INTEGER_BITS, SUM_INTEGER_BITS, SoftmaxSpec, input_scaling
 from gpuq.ops.spec import UINT8
@@ -97,7 +97,9 @@ class SoftmaxLayer:
 
 def pack(spec: SoftmaxSpec, rule: Rule) -> SoftmaxLayer:
     """The tables of a layer, by the steps of ops/softmax.py."""
-    multiplier, left_shift, diff_min = input_scaling(spec)
+    if rule.rounding not in (Rounding.FIXED_POINT, Rounding.FIXED_POINT_SINGLE):
+        raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")
+    multiplier, left_shift, diff_min = input_scaling(spec, rounds_once=rule.rounding is Rounding.FIXED_POINT_SINGLE)
     diff = -np.arange(256, dtype=np.int64)
     counts = diff >= diff_min
     scaled = numerics.saturating_rounding_doubling_high_mul(

@@ -3,11 +3,18 @@
     v_i = V1((q_i - zp_i) * 2^20, s_i / (2 * max(s_a, s_b)))
     y   = clamp(zp_y + V1(v_a + v_b, 2 * max(s_a, s_b) / (2^20 * s_y)))
 
-Sources: LiteRT tflite/kernels/add.cc, internal/reference/integer_ops/add.h.
+XNNPACK scales once (Q20), with a shift s from 12 to 30 that gives the larger multiplier 21 bits:
+
+    m_i = round(float32(s_i / s_y) * 2^s), ties to even
+    y   = clamp(zp_y + ((q_a - zp_a) * m_a + (q_b - zp_b) * m_b + 2^(s-1)) >> s)
+
+Sources: LiteRT tflite/kernels/add.cc, internal/reference/integer_ops/add.h; XNNPACK src/microparams-init.c
+(xnn_init_qs8_add_minmax_scalar_params), src/xnnpack/requantization.h (xnn_qs8_quantize_add).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -15,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.numerics import Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops.broadcast import BinarySpec
 from gpuq.ops.spec import clamp_to
 
@@ -45,16 +52,32 @@ def sum_factors(spec: BinarySpec) -> tuple[float, float, float]:
     return a_scale / twice_max, b_scale / twice_max, twice_max / ((1 << EXTRA_BITS) * spec.out_quant.scalar_scale())
 
 
+def q20_multipliers(spec: BinarySpec) -> tuple[int, int, int]:
+    """(multiplier of the first input, of the second, shift) of rule Q20; the scales' ratios must be in [2^-10, 2^8)."""
+    a_ratio, b_ratio = (
+        np.float32(quant.scalar_scale()) / np.float32(spec.out_quant.scalar_scale())
+        for quant in (spec.a_quant, spec.b_quant)
+    )
+    shift = 21 - math.frexp(max(a_ratio, b_ratio))[1]
+    # Powers of two scale exactly; round() takes ties to even.
+    return round(math.ldexp(a_ratio, shift)), round(math.ldexp(b_ratio, shift)), shift
+
+
 def scaled_sum(spec: BinarySpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray[Any], sign: int) -> npt.NDArray[Any]:
     """clamp(a + sign * b) in the output's scale: what ADD and SUB share."""
-    a_factor, b_factor, out_factor = sum_factors(spec)
     a, b = spec.aligned(a, b)
-    a_raised = (a.astype(np.int64) - spec.a_quant.scalar_zero_point()) << EXTRA_BITS
-    b_raised = (b.astype(np.int64) - spec.b_quant.scalar_zero_point()) << EXTRA_BITS
-    a_scaled = numerics.requantize(a_raised, rule.rounding, np.array(a_factor))
-    b_scaled = numerics.requantize(b_raised, rule.rounding, np.array(b_factor))
-    codes = numerics.requantize(a_scaled + sign * b_scaled, rule.rounding, np.array(out_factor))
-    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
+    a_centred = a.astype(np.int64) - spec.a_quant.scalar_zero_point()
+    b_centred = b.astype(np.int64) - spec.b_quant.scalar_zero_point()
+    if rule.rounding is Rounding.Q20:
+        a_multiplier, b_multiplier, shift = q20_multipliers(spec)
+        # Below 2 * 255 * 2^21 + 2^29: the runtime's int32 does not overflow.
+        codes = (a_centred * a_multiplier + sign * b_centred * b_multiplier + (1 << (shift - 1))) >> shift
+    else:
+        a_factor, b_factor, out_factor = sum_factors(spec)
+        a_scaled = numerics.requantize(a_centred << EXTRA_BITS, rule.rounding, np.array(a_factor))
+        b_scaled = numerics.requantize(b_centred << EXTRA_BITS, rule.rounding, np.array(b_factor))
+        codes = numerics.requantize(a_scaled + sign * b_scaled, rule.rounding, np.array(out_factor))
+    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
     return clamp_to(codes + spec.out_quant.scalar_zero_point(), act_min, act_max, spec.out_quant.dtype)
 
 

@@ -86,5 +86,5 @@ def reference(spec: AveragePool2dSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.N
     count = window.reduce(window.pad(inside, 0), out_h, out_w, np.add)
     # C integer division truncates; the sign is taken apart to say the same with NumPy's floor division.
     means = np.sign(total) * ((np.abs(total) + count // 2) // count)
-    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
+    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
     return clamp_to(means, act_min, act_max, spec.out_quant.dtype)

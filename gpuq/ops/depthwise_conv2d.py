@@ -31,6 +31,7 @@ class DepthwiseConv2dSpec(Spec):
         x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
         w_quant: int8 (zero point 0; per tensor or one scale per output channel, axis 3), or uint8 (per tensor).
         activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
+        has_bias: XNNPACK leaves convolutions without a bias to other kernels; sums do not depend on it.
     """
 
     op: ClassVar[str] = "DEPTHWISE_CONV_2D"
@@ -45,6 +46,7 @@ class DepthwiseConv2dSpec(Spec):
     w_quant: Quant
     out_quant: Quant
     activation: str | None = None
+    has_bias: bool = True
 
     def __post_init__(self) -> None:
         self.require_positive(in_h=self.in_h, in_w=self.in_w, in_c=self.in_c, multiplier=self.multiplier)
@@ -95,6 +97,7 @@ def one_channel_as_conv2d(spec: DepthwiseConv2dSpec) -> Conv2dSpec:
         w_quant=w_quant,
         out_quant=spec.out_quant,
         activation=spec.activation,
+        has_bias=spec.has_bias,
     )
 
 

@@ -1,10 +1,13 @@
 """DEQUANTIZE: codes to float32, float32(s * (q - zp)) with the product in float64.
 
-Source: LiteRT tflite/kernels/internal/reference/dequantize.h.
+LiteRT's optimized kernels compute float32(q * s) + float32(-zp * s) in whole vectors of 8, and the above behind them.
+Sources: LiteRT tflite/kernels/internal/reference/dequantize.h, internal/optimized/optimized_ops.h (Dequantize,
+ScaleWithNewZeroPoint).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import quant
-from gpuq.numerics import Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops.spec import INT8, UINT8, Shape, Spec
 from gpuq.quant import Quant
 
@@ -45,5 +48,14 @@ class DequantizeSpec(Spec):
 
 
 def reference(spec: DequantizeSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """float32 values of codes of any shape."""
-    return quant.dequantize(x, spec.x_quant)
+    """float32 values of codes (N, *shape); of any shape, where the rule is not one of blocks."""
+    values = quant.dequantize(x, spec.x_quant)
+    if rule.rounding is Rounding.AFFINE_F32_BLOCK8:
+        size = math.prod(spec.shape)
+        scale = np.float32(spec.x_quant.scalar_scale())
+        with np.errstate(over="ignore", under="ignore"):
+            # The product of a scale and an 8-bit code is exact in float64.
+            moved = np.float32(-spec.x_quant.scalar_zero_point() * spec.x_quant.scalar_scale())
+            products = x.reshape(-1, size).astype(np.float32) * scale + moved
+        values.reshape(-1, size)[:, : size // 8 * 8] = products[:, : size // 8 * 8]
+    return values

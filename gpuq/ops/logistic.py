@@ -1,7 +1,8 @@
 """LOGISTIC: y = 1 / (1 + exp(-x)), as a table over the 256 codes of the input.
 
-LiteRT computes the table in float32 with expf; TFLite Micro computes each code in fixed point (Q4.27).
-Sources: LiteRT tflite/kernels/internal/common.h (LUTPopulateInt8), activations.cc; tflite-micro 90b983c2,
+LiteRT computes the table in float32 with expf; XNNPACK in float64, ties to even; TFLite Micro computes each code in
+fixed point (Q4.27).
+Sources: XNNPACK src/reference/unary-elementwise.cc (SigmoidOp); LiteRT tflite/kernels/internal/common.h (LUTPopulateInt8), activations.cc; tflite-micro 90b983c2,
 tensorflow/lite/micro/kernels/logistic_common.cc, tensorflow/lite/kernels/internal/reference/integer_ops/logistic.h.
 """
 
@@ -62,7 +63,8 @@ def table(spec: LogisticSpec, rule: Rule) -> npt.NDArray[Any]:
     """The output code of every input code, from the dtype's minimum to its maximum; 256 entries."""
     codes = np.arange(spec.x_quant.qmin, spec.x_quant.qmax + 1, dtype=np.int64)
     centred = codes - spec.x_quant.scalar_zero_point()
-    out = _table_fixed_point(spec, centred) if rule.rounding is Rounding.FIXED_POINT else _table_f32(spec, centred)
+    tables = {Rounding.TABLE_F32: _table_f32, Rounding.TABLE_F64: _table_f64}
+    out = tables.get(rule.rounding, _table_fixed_point)(spec, centred)
     return clamp_to(out, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)
 
 
@@ -77,6 +79,15 @@ def _table_f32(spec: LogisticSpec, centred: npt.NDArray[np.int64]) -> npt.NDArra
     inverse_scale = np.float32(1) / np.float32(spec.out_quant.scalar_scale())
     rescaled = round_half_away(sigmoid * inverse_scale)
     return rescaled + np.float32(spec.out_quant.scalar_zero_point())
+
+
+def _table_f64(spec: LogisticSpec, centred: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    with np.errstate(over="ignore"):
+        real = np.float32(spec.x_quant.scalar_scale()) * centred.astype(np.float32)
+    exps = np.array([math.exp(min(max(float(value), -100.0), 100.0)) for value in real])
+    sigmoid = np.where(real > 100, 1.0, np.where(real < -100, 0.0, exps / (1 + exps))).astype(np.float32)
+    inverse_scale = np.float32(1) / np.float32(spec.out_quant.scalar_scale())
+    return np.rint(sigmoid * inverse_scale + np.float32(spec.out_quant.scalar_zero_point()))
 
 
 def _table_fixed_point(spec: LogisticSpec, centred: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

@@ -30,5 +30,5 @@ def reference(spec: MaxPool2dSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArr
     out_h, out_w, _ = spec.output_shape
     lowest = spec.x_quant.qmin
     largest = spec.window.reduce(spec.window.pad(images, lowest), out_h, out_w, np.maximum)
-    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
+    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
     return clamp_to(largest, act_min, act_max, spec.out_quant.dtype)

@@ -36,5 +36,5 @@ def reference(spec: MulSpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray[Any
         spec.a_quant.scalar_scale(), spec.b_quant.scales, spec.out_quant.scalar_scale(), rule.product
     )
     codes = numerics.requantize(product, rule.rounding, factor)
-    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
+    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
     return clamp_to(codes + spec.out_quant.scalar_zero_point(), act_min, act_max, spec.out_quant.dtype)

@@ -67,5 +67,5 @@ def reference(spec: ReluSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[An
     )
     centred = x.astype(np.int64) - spec.x_quant.scalar_zero_point()
     codes = numerics.requantize(centred, rule.rounding, factor)
-    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
+    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
     return clamp_to(codes + spec.out_quant.scalar_zero_point(), act_min, act_max, spec.out_quant.dtype)

@@ -1,7 +1,12 @@
 """SOFTMAX over the last dimension, in fixed point: exp in Q5.26, sums in Q12.19, one reciprocal a row.
 
+LiteRT's optimized kernels (on x86) compute in float32, exp by a table over the difference from the row's maximum:
+
+    y = clamp(zp_y + round(T[d] * (1 / (sum T * s_y)))), T[d] = expf(-s_x * beta * d)
+
 Sources: LiteRT tflite/kernels/activations.cc (SoftmaxPrepare), internal/reference/softmax.h,
-internal/quantization_util.cc (PreprocessSoftmaxScaling, CalculateInputRadius).
+internal/quantization_util.cc (PreprocessSoftmaxScaling, CalculateInputRadius), internal/optimized/optimized_ops.h
+(Softmax, PopulateSoftmaxLookupTable).
 """
 
 from __future__ import annotations
@@ -14,10 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.numerics import Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops import fixed_point
 from gpuq.ops.spec import INT8, UINT8, Shape, Spec, clamp_to, run_shape
-from gpuq.quant import Quant
+from gpuq.quant import Quant, round_half_away
 
 DIFF_INTEGER_BITS = 5
 SUM_INTEGER_BITS = 12
@@ -70,9 +75,10 @@ class SoftmaxSpec(Spec):
         return (self.depth,)
 
 
-def input_scaling(spec: SoftmaxSpec) -> tuple[int, int, int]:
+def input_scaling(spec: SoftmaxSpec, *, rounds_once: bool = False) -> tuple[int, int, int]:
     """(multiplier, left shift, diff_min): differences below diff_min count as probability 0."""
-    real = min(spec.beta * spec.x_quant.scalar_scale() * 2.0 ** (31 - DIFF_INTEGER_BITS), float((1 << 31) - 1))
+    largest_real = float((1 << (30 if rounds_once else 31)) - 1)
+    real = min(spec.beta * spec.x_quant.scalar_scale() * 2.0 ** (31 - DIFF_INTEGER_BITS), largest_real)
     fraction, left_shift = math.frexp(real)
     multiplier = math.floor(fraction * 2.0**31 + 0.5)
     if multiplier == 1 << 31:
@@ -84,7 +90,9 @@ def input_scaling(spec: SoftmaxSpec) -> tuple[int, int, int]:
 def reference(spec: SoftmaxSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Exact probabilities of (..., depth) codes: (rows, depth) codes."""
     rows = run_shape(x, (spec.depth,)).astype(np.int64)
-    multiplier, left_shift, diff_min = input_scaling(spec)
+    if rule.rounding is Rounding.TABLE_F32:
+        return _by_table(spec, rows)
+    multiplier, left_shift, diff_min = input_scaling(spec, rounds_once=rule.rounding is Rounding.FIXED_POINT_SINGLE)
     diff = rows - rows.max(axis=1, keepdims=True)
     counts = diff >= diff_min
     scaled = numerics.saturating_rounding_doubling_high_mul(
@@ -100,3 +108,25 @@ def reference(spec: SoftmaxSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray
     codes = numerics.rounding_divide_by_pot(product, bits_over_unit + 31 - 8) + spec.out_quant.qmin
     out = np.where(counts, codes, spec.out_quant.qmin)
     return clamp_to(out, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)
+
+
+def exp_table(spec: SoftmaxSpec) -> npt.NDArray[np.float32]:
+    """(256,) exp(-s_x * beta * d) by the difference d from the row's maximum, as glibc's expf gives it."""
+    scale = np.float32(-spec.x_quant.scalar_scale()) * np.float32(spec.beta)
+    with np.errstate(over="ignore"):
+        real = scale * np.arange(256).astype(np.float32)
+    # The double exp rounded once; NumPy's float32 exp differs from CPU to CPU.
+    return np.array([math.exp(float(value)) if value > -745 else 0.0 for value in real]).astype(np.float32)
+
+
+def _by_table(spec: SoftmaxSpec, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    exps = exp_table(spec)[rows.max(axis=1, keepdims=True) - rows]
+    # One sum after another, each rounded to float32; NumPy's sum() adds in pairs.
+    total = np.add.accumulate(exps, axis=1, dtype=np.float32)[:, -1:]
+    with np.errstate(over="ignore"):
+        scaled = exps * (np.float32(1) / (total * np.float32(spec.out_quant.scalar_scale())))
+    if spec.out_quant.dtype == UINT8:
+        codes = np.floor(scaled + np.float32(0.5))
+    else:
+        codes = round_half_away(scaled) + spec.out_quant.scalar_zero_point()
+    return clamp_to(codes, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)

@@ -1,6 +1,7 @@
 """Operators on 8-bit codes as tables: every possible result is computed once, by reference().
 
-One input has 256 codes, two have 65,536 pairs; looking up is exact by construction, for every rule.
+One input has 256 codes, two have 65,536 pairs; looking up is exact by construction, for every rule. Where a rule of
+blocks has two answers, each has its table.
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ which is what gpuq promises for a batch.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
@@ -44,17 +46,23 @@ def computed_tensors(model: bytes) -> list[int]:
     return sorted(int(index) for operator in only_graph(model).operators for index in operator.outputs)
 
 
-class LiteRTRef:
-    """LiteRT with its reference kernels (BUILTIN_REF), one thread, all tensors kept."""
+class LiteRT:
+    """LiteRT with the kernels of one resolver, one thread, all tensors kept.
 
-    def __init__(self, model: bytes) -> None:
+    With XNNPACK (the default resolver) a tensor inside a partition is not kept: see `expose.py`.
+    """
+
+    def __init__(self, model: bytes, resolver: OpResolverType) -> None:
         try:
-            self._interpreter = Interpreter(
-                model_content=model,
-                experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
-                experimental_preserve_all_tensors=True,
-                num_threads=1,
-            )
+            with warnings.catch_warnings():
+                # That keeping all tensors costs memory.
+                warnings.simplefilter("ignore", UserWarning)
+                self._interpreter = Interpreter(
+                    model_content=model,
+                    experimental_op_resolver_type=resolver,
+                    experimental_preserve_all_tensors=True,
+                    num_threads=1,
+                )
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise PeerRefused(str(error)) from error
@@ -109,10 +117,19 @@ class TFLiteMicro:
         return Run(tuple(outputs), {})
 
 
-Peer = LiteRTRef | TFLiteMicro
+LiteRTRef = partial(LiteRT, resolver=OpResolverType.BUILTIN_REF)
+LiteRTOpt = partial(LiteRT, resolver=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+LiteRTDefault = partial(LiteRT, resolver=OpResolverType.BUILTIN)
 
-PEERS: dict[str, Callable[[bytes], Peer]] = {"litert_ref": LiteRTRef, "tflm": TFLiteMicro}
-"""The peer of each of gpuq's numerics profiles."""
+Peer = LiteRT | TFLiteMicro
+
+PEERS: dict[str, Callable[[bytes], Peer]] = {
+    "litert_ref": LiteRTRef,
+    "litert_opt": LiteRTOpt,
+    "xnnpack": LiteRTDefault,
+    "tflm": TFLiteMicro,
+}
+"""The peer of each of gpuq's numerics profiles, but for `single`, which no wheel runs."""
 
 
 def samples(peer: Peer, inputs: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
