@@ -16,7 +16,8 @@ from .compare import assert_equal_bits
 from .exact import INT32_MAX, INT32_MIN
 from .launching import noise
 
-V1, V6 = Rule(Rounding.V1), Rule(Rounding.V6)
+V1, V4, V6 = Rule(Rounding.V1), Rule(Rounding.V4), Rule(Rounding.V6)
+ONE_FLOOR = [Rule(rounding) for rounding in (Rounding.V1, Rounding.V1U, Rounding.V2, Rounding.V1U_BLOCK8)]
 OUTPUTS = [
     Quant(0.1, 0),
     Quant(0.1, -128),
@@ -91,14 +92,18 @@ def column(values: Any) -> np.ndarray:
 FAST, GENERAL = {(True, 0)}, {(False, 1)}
 
 
-@pytest.mark.parametrize("right", range(32))
+@pytest.mark.parametrize(
+    ("rule", "right"),
+    [(rule, right) for rule in ONE_FLOOR[:3] for right in range(0, 32, 1 if rule == V1 else 5)],
+    ids=lambda value: value.rounding.value if isinstance(value, Rule) else None,
+)
 @pytest.mark.parametrize("quarters", [2, 3])
-def test_v1_ties_of_both_signs(right: int, quarters: int) -> None:
+def test_ties_of_both_signs(right: int, quarters: int, rule: Rule) -> None:
     """A factor of quarters / 4 * 2^-right: half-way cases of either rounding, their neighbours, both signs."""
     steps = np.arange(-300, 301)
     around = (steps[:, None] << right) + np.array([-2, -1, 0, 1, 2])
     acc = around[np.abs(around) < 1 << 30]
-    chosen = check(V1, [np.ldexp(quarters / 4, -right)], column(acc), f"right shift {right}")
+    chosen = check(rule, [np.ldexp(quarters / 4, -right)], column(acc), f"right shift {right}")
     # float64 must serve where the shifts of networks lie, and cannot where terms have more than 53 bits.
     if right <= 9:
         assert chosen == FAST
@@ -106,14 +111,15 @@ def test_v1_ties_of_both_signs(right: int, quarters: int) -> None:
         assert chosen >= GENERAL
 
 
-def test_v1_random(seed: int) -> None:
+@pytest.mark.parametrize("rule", ONE_FLOOR[:3], ids=lambda rule: rule.rounding.value)
+def test_random(seed: int, rule: Rule) -> None:
     rng = np.random.default_rng(seed)
-    for _ in range(100):
+    for _ in range(40):
         # As a network has it: results of a few hundred codes; the larger the sums, the smaller the factor.
         bits = int(rng.integers(8, 31))
         real = 2.0 ** rng.uniform(5, 9) / 2.0**bits
         acc = rng.integers(-(1 << bits), 1 << bits, (100, 1))
-        chosen = check(V1, [real], acc, f"seed {seed}, {bits} bits")
+        chosen = check(rule, [real], acc, f"seed {seed}, {bits} bits")
         assert bits > 16 or chosen == FAST
 
 
@@ -130,7 +136,8 @@ def test_v1_left_shifts(seed: int) -> None:
         check(V1, [real], column(wide[np.abs(wide) < 1 << 31]), f"seed {seed}, left shift {left}, wrapping")
 
 
-def test_v1_mixed_channels(seed: int) -> None:
+@pytest.mark.parametrize("rule", ONE_FLOOR, ids=lambda rule: rule.rounding.value)
+def test_mixed_channels(seed: int, rule: Rule) -> None:
     """Channels without a factor, with left shifts, none, and right shifts side by side, each with its bias."""
     rng = np.random.default_rng(seed)
     reals = np.array([0.0, 3.7, 0.6, 1.0, 0.25, 1 / 300, 0.0, 2.0**-12, 2.0**-15, 2.0**-31, 2.0**-32])
@@ -140,7 +147,7 @@ def test_v1_mixed_channels(seed: int) -> None:
         acc[:100] = rng.integers(-20, 20, (100, reals.size)) - bias
         context = f"seed {seed}, bias of {bias_bits} bits"
         for count in (reals.size, 7, 1):
-            assert check(V1, reals[:count], acc[:, :count], context, bias=bias[:count]) <= {
+            assert check(rule, reals[:count], acc[:, :count], context, bias=bias[:count]) <= {
                 (True, slow) for slow in range(count)
             }, context
         check(V6, reals, acc, context, bias=bias)
@@ -200,6 +207,41 @@ def test_v1_beyond_float64(acc: int, multiplier: int, want: int) -> None:
     assert check(V1, [real], column([acc, -acc, acc + 1, acc - 1]), "right shift 24") >= GENERAL
 
 
+def test_blocks_have_two_ways() -> None:
+    """Eight channels take ties up, the ninth away from zero; a slow one in either part stays what it is."""
+    reals = np.full(9, 0.25)
+    acc = np.tile(np.arange(-40, 41)[:, None], (1, 9))
+    assert check(Rule(Rounding.V1U_BLOCK8), reals, acc, "one channel behind a block") == FAST
+    made = epilogue(Rule(Rounding.V1U_BLOCK8), reals, 40)
+    out = np.empty((1, 9), np.int8)
+    made(np.full((1, 9), -6, np.float32), out, np.empty((1, 9)))
+    assert out.tolist() == [[-1] * 8 + [-2]]
+    wide = acc.astype(np.int64) << 19
+    wide[0] = [-(1 << 20) * 3 >> 1] * 9
+    for slow in ([2], [8], [2, 8]):
+        reals[:] = 0.5
+        reals[slow] = 2.0**-20
+        assert (True, len(slow)) in check(Rule(Rounding.V1U_BLOCK8), reals, wide, f"slow {slow}")
+
+
+def test_v4_ties_and_neighbours(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for power in range(31):
+        acc = (np.arange(-200, 201)[:, None] << power) + np.array([-1, 0, 1])
+        acc = acc[np.abs(acc) < 1 << 30]
+        for real in (0.5**power / 2, 0.5**power * 1.5, 0.5**power * float(rng.uniform(0.5, 2))):
+            for bias in (0, 3, (1 << 24) + 1):
+                assert check(V4, [real], column(acc - bias), f"seed {seed}", bias=bias) == FAST
+
+
+def test_v4_of_any_magnitude(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    acc = rng.integers(-(1 << 30), 1 << 30, (300, 5)) >> rng.integers(0, 30, (300, 5))
+    for power in range(-45, 8, 3):
+        bias = rng.integers(-(1 << 26), 1 << 26, 5)
+        check(V4, 2.0 ** (power + rng.random(5)), acc, f"seed {seed}, factor near 2^{power}", bias=bias)
+
+
 def test_v6_ties_and_neighbours(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for power in range(31):
@@ -223,7 +265,7 @@ def test_v6_of_any_magnitude(seed: int) -> None:
         check(V6, [2.0 ** (power + rng.random())], acc, f"seed {seed}, factor near 2^{power}")
 
 
-@pytest.mark.parametrize("rule", [V1, V6])
+@pytest.mark.parametrize("rule", [*ONE_FLOOR, V4, V6], ids=lambda rule: rule.rounding.value)
 @pytest.mark.parametrize("real", [2.0**-25, 3.1e-8, 0.0])
 def test_accumulators_beyond_int32_wrap(rule: Rule, real: float) -> None:
     sums = np.array([(1 << 31) - 1, 1 << 31, -(1 << 31), -(1 << 31) - 1, (1 << 32) + 5, -(1 << 33) - 7, 3])

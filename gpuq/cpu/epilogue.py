@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.numerics import Rounding, Rule
+from gpuq.numerics import V1U_BLOCKS, Rounding, Rule
 from gpuq.ops.spec import UINT8
 from gpuq.quant import Quant
 
@@ -44,11 +44,18 @@ class Epilogue:
     cuts off everything below the zero point (ReLU), h < 0 always ends at the lower bound, and the sign need not be
     looked at.
 
+    V1u ends with y = floor((h + 2^(r-1)) / 2^r) = floor(t + 1/2 + e) whatever the sign, and a rule of blocks has
+    channels of both kinds. V2 is floor(t + 1/2), which is e = 0.
+
     float64 computes this exactly where it matters. t is the sum of (sum of products) * f and bias * f, with
     f = m / 2^(31+r); every term is an integer multiple of 2^-(31+r). Results beyond the codes' range are clamped, so
     let |t| + |zero point| + 1 < 1024. Then all terms are below |bias * f| + 1024, and exact while that is below
-    2^53 / 2^(31+r): the condition that _prepare_v1 checks. Further out the terms may be rounded, but rounding is
+    2^53 / 2^(31+r): the condition that _prepare_one_floor checks. Further out the terms may be rounded, but rounding is
     monotonic, so such a result stays on its side of the range and is clamped to the same end.
+
+    V4 is float32 from end to end: where sum and bias are float32 values, float32 rounds their sum once, as the
+    conversion of the int32 does; else float64 adds them, exactly, before that conversion. The product, the nearest
+    integer and the clamp are the rule's own.
 
     A channel that fails the condition is usually a dead one, with a tiny scale: when both ends of its possible sums
     give one code, all do (V1 is monotonic while nothing wraps). What remains is computed by numerics.requantize.
@@ -77,8 +84,21 @@ class Epilogue:
         self._slow: npt.NDArray[np.intp] = np.zeros(0, np.intp)
         wraps = bool(np.any(bounds + np.abs(bias) >= 1 << 31))
         self._run: Run | None = None
-        if rule.rounding is Rounding.V1 and not wraps:
-            self._run = self._prepare_v1(bounds)
+        # Channels that round ties away from zero.
+        self._away = np.full(bias.shape, rule.rounding is Rounding.V1)
+        if rule.rounding in V1U_BLOCKS:
+            self._away[bias.size // V1U_BLOCKS[rule.rounding] * V1U_BLOCKS[rule.rounding] :] = True
+        in_one_floor = rule.rounding in (Rounding.V1, Rounding.V1U, Rounding.V2, *V1U_BLOCKS)
+        if in_one_floor and not wraps:
+            self._run = self._prepare_one_floor(bounds)
+        elif rule.rounding is Rounding.V4 and not wraps:
+            self._factor, self._offset = (
+                self._tiled(self._reals.astype(np.float32)),
+                self._tiled(bias.astype(np.float64)),
+            )
+            self._offset32 = self._offset.astype(np.float32)
+            self._fits_float32 = bool((self._offset32 == self._offset).all())
+            self._run = self._run_v4
         elif rule.rounding is Rounding.V6 and not wraps:
             self._factor, self._offset = self._tiled(self._reals), self._tiled(bias.astype(np.float64))
             self._run = self._run_v6
@@ -93,10 +113,10 @@ class Epilogue:
         """Channels that go through numerics.requantize."""
         return self._slow.size if self.is_fast else self._bias.size
 
-    def _tiled(self, vector: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def _tiled(self, vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return np.tile(vector, self._repeat)
 
-    def _prepare_v1(self, bounds: npt.NDArray[np.int64]) -> Run | None:
+    def _prepare_one_floor(self, bounds: npt.NDArray[np.int64]) -> Run | None:
         """Computes the constants of the one-floor form; None where most channels could not use it."""
         multiplier, shift = numerics.quantize_multipliers(self._reals)
         left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
@@ -117,22 +137,24 @@ class Epilogue:
             bool,
         )
         lowest, highest = self._codes(self._bias - bounds), self._codes(self._bias + bounds)
-        constant = ~exact & (left == 0) & (lowest == highest)
+        constant = ~exact & (left == 0) & (lowest == highest)  # every rule is monotonic
         self._slow = np.flatnonzero(~exact & ~constant)
         if 2 * self._slow.size > exact.size:
             return None
         fast = exact & ~constant
         factor = np.where(fast, np.ldexp(multiplier.astype(np.float64), shift - 31), 0.0)
-        tie: npt.NDArray[np.float64] = np.where(fast & (right > 0), np.ldexp(1.0, -(right + 1)), 0.0)
+        twice = fast & (right > 0) & (self._rule.rounding is not Rounding.V2)
+        tie: npt.NDArray[np.float64] = np.where(twice, np.ldexp(1.0, -(right + 1)), 0.0)
+        away = np.where(self._away, tie, 0.0)
         base = np.where(constant, lowest, self._zero_point) + self._raise
         self._factor = self._tiled(factor)
-        if self._act_min >= self._zero_point or not tie.any():
+        if self._act_min >= self._zero_point or not away.any():
             self._offset = self._tiled(self._bias * factor + (0.5 + tie + base))
-            return self._run_v1
-        self._tie = self._tiled(tie)
+            return self._run_one_floor
+        self._tie = self._tiled(away)
         self._offset = self._tiled(self._bias * factor + tie)
-        self._rest = self._tiled(0.5 + base - tie)
-        return self._run_v1_by_sign
+        self._rest = self._tiled(0.5 + base - away)
+        return self._run_by_sign
 
     def __call__(self, acc: npt.NDArray[Any], out: npt.NDArray[Any], t: npt.NDArray[np.float64]) -> None:
         """Writes codes of acc (pixels, O), any float dtype, to out (pixels, O), with scratch t (pixels, O).
@@ -152,17 +174,28 @@ class Epilogue:
         if slow is not None:
             out[:, self._slow] = self._codes(slow + self._bias[self._slow], self._slow)
 
-    def _run_v1(self, acc: npt.NDArray[Any], codes: npt.NDArray[np.uint8], t: npt.NDArray[np.float64]) -> None:
+    def _run_one_floor(self, acc: npt.NDArray[Any], codes: npt.NDArray[np.uint8], t: npt.NDArray[np.float64]) -> None:
         self._scale(acc, t)
         t += self._offset
         self._store(t, codes)
 
-    def _run_v1_by_sign(self, acc: npt.NDArray[Any], codes: npt.NDArray[np.uint8], t: npt.NDArray[np.float64]) -> None:
+    def _run_by_sign(self, acc: npt.NDArray[Any], codes: npt.NDArray[np.uint8], t: npt.NDArray[np.float64]) -> None:
         self._scale(acc, t)
         t += self._offset
         t += np.copysign(self._tie, t)
         t += self._rest
         self._store(t, codes)
+
+    def _run_v4(self, acc: npt.NDArray[Any], codes: npt.NDArray[np.uint8], t: npt.NDArray[np.float64]) -> None:
+        if acc.dtype == np.float32 and self._fits_float32:
+            v = t.reshape(-1).view(np.float32)[: acc.size].reshape(acc.shape)
+            np.add(acc, self._offset32, out=v)
+        else:
+            v = np.add(acc, self._offset, out=t).astype(np.float32)
+        v *= self._factor
+        np.rint(v, out=v)
+        v += np.float32(self._zero_point + self._raise)
+        self._store(v, codes)
 
     def _run_v6(self, acc: npt.NDArray[Any], codes: npt.NDArray[np.uint8], t: npt.NDArray[np.float64]) -> None:
         np.add(acc, self._offset, out=t)
@@ -178,7 +211,7 @@ class Epilogue:
             np.copyto(t, acc)
         t *= self._factor
 
-    def _store(self, t: npt.NDArray[np.float64], codes: npt.NDArray[np.uint8]) -> None:
+    def _store(self, t: npt.NDArray[Any], codes: npt.NDArray[np.uint8]) -> None:
         np.clip(t, self._act_min + self._raise, self._act_max + self._raise, out=t)
         np.copyto(codes, t, casting="unsafe")
         if self._raise:
@@ -188,6 +221,11 @@ class Epilogue:
         self, acc: npt.NDArray[np.int64], channels: npt.NDArray[np.intp] | slice = slice(None)
     ) -> npt.NDArray[np.int64]:
         """Codes of sums with bias of these channels, by numerics.requantize."""
-        reals = self._reals[channels]
-        codes = numerics.requantize(numerics.wrap_int32(acc), self._rule.rounding, reals) + self._zero_point
-        return np.asarray(np.clip(codes, self._act_min, self._act_max))
+        acc, reals = numerics.wrap_int32(acc), self._reals[channels]
+        if self._rule.rounding in V1U_BLOCKS:
+            # Chosen channels are no longer in blocks.
+            away, up = (numerics.requantize(acc, rounding, reals) for rounding in (Rounding.V1, Rounding.V1U))
+            codes = np.where(self._away[channels], away, up)
+        else:
+            codes = numerics.requantize(acc, self._rule.rounding, reals)
+        return np.asarray(np.clip(codes + self._zero_point, self._act_min, self._act_max))

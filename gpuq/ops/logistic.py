@@ -2,8 +2,9 @@
 
 LiteRT computes the table in float32 with expf; XNNPACK in float64, ties to even; TFLite Micro computes each code in
 fixed point (Q4.27).
-Sources: XNNPACK src/reference/unary-elementwise.cc (SigmoidOp); LiteRT tflite/kernels/internal/common.h (LUTPopulateInt8), activations.cc; tflite-micro 90b983c2,
-tensorflow/lite/micro/kernels/logistic_common.cc, tensorflow/lite/kernels/internal/reference/integer_ops/logistic.h.
+Sources: LiteRT tflite/kernels/internal/common.h (LUTPopulateInt8), activations.cc; tflite-micro 90b983c2,
+tensorflow/lite/micro/kernels/logistic_common.cc, tensorflow/lite/kernels/internal/reference/integer_ops/logistic.h;
+XNNPACK src/reference/unary-elementwise.cc (SigmoidOp).
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def _table_f64(spec: LogisticSpec, centred: npt.NDArray[np.int64]) -> npt.NDArra
     exps = np.array([math.exp(min(max(float(value), -100.0), 100.0)) for value in real])
     sigmoid = np.where(real > 100, 1.0, np.where(real < -100, 0.0, exps / (1 + exps))).astype(np.float32)
     inverse_scale = np.float32(1) / np.float32(spec.out_quant.scalar_scale())
-    return np.rint(sigmoid * inverse_scale + np.float32(spec.out_quant.scalar_zero_point()))
+    return np.asarray(np.rint(sigmoid * inverse_scale + np.float32(spec.out_quant.scalar_zero_point())))
 
 
 def _table_fixed_point(spec: LogisticSpec, centred: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

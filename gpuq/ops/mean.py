@@ -113,7 +113,7 @@ def _means(spec: MeanSpec, rule: Rule, total: npt.NDArray[np.int64]) -> npt.NDAr
     """Codes before the clamp, from sums of codes."""
     if rule.rounding is Rounding.RECIPROCAL_F32:
         factor, offset = float_factor_and_offset(spec)
-        return np.rint(numerics.wrap_int32(total).astype(np.float32) * factor + offset)
+        return np.asarray(np.rint(numerics.wrap_int32(total).astype(np.float32) * factor + offset))
     if rule.rounding is Rounding.V1U_BLOCK16:
         real, bias = image_factor_and_bias(spec)
         return numerics.requantize(numerics.wrap_int32(total), rule.rounding, np.array(real)) + bias
