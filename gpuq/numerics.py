@@ -483,10 +483,6 @@ def _xnnpack_weights(spec: Any) -> bool:
     return bool(symmetric and (quant.scales >= np.finfo(np.float32).tiny).all())
 
 
-def _has_bias(spec: Any) -> bool:
-    return bool(spec.has_bias)
-
-
 def _no_bias(spec: Any) -> bool:
     return not spec.has_bias
 
@@ -508,13 +504,15 @@ def _no_stride_beyond_window(spec: Any) -> bool:
 _COPIES = "RESHAPE SQUEEZE EXPAND_DIMS PAD RESIZE_NEAREST_NEIGHBOR ARG_MAX"
 _CODE_MEANS = "AVERAGE_POOL_2D MAX_POOL_2D"
 
+_NO_BIAS = "without a bias, XNNPACK leaves it to LiteRT's optimized kernels, which crash"
+
 # LiteRT's optimized kernels on x86 (in the wheel, NEON code by way of SSE), one thread. int32 sums end in ruy.
 _LITERT_OPT = (
     _row("CONV_2D", _all(_on_int8, _grouped), Rounding.V1),
     _row("CONV_2D", _on_int8, Rounding.V1U),
     _row("CONV_2D", _all(_on_uint8, _grouped), Rounding.V1, Product.F32),
     _row("CONV_2D", _on_uint8, Rounding.V1U, Product.F32),
-    _refuse("DEPTHWISE_CONV_2D", _no_bias, "LiteRT's optimized kernels read a bias that is absent, and crash"),
+    _refuse("DEPTHWISE_CONV_2D", _no_bias, _NO_BIAS),
     _row("DEPTHWISE_CONV_2D", _on_int8, Rounding.V1U_BLOCK8),
     _row("DEPTHWISE_CONV_2D", _on_uint8, Rounding.V1, Product.F32),
     _row("FULLY_CONNECTED", _per_channel, Rounding.V1U),
@@ -538,18 +536,13 @@ _LITERT_OPT = (
 # What XNNPACK takes; the operators behind it stay with the optimized kernels (the checks are those of
 # xnnpack_delegate.cc).
 _XNNPACK = (
+    _refuse("DEPTHWISE_CONV_2D", _no_bias, _NO_BIAS),
     _refuse(
-        "CONV_2D DEPTHWISE_CONV_2D",
-        _all(_has_bias, _xnnpack_weights, _factor_from_256),
-        "XNNPACK takes it and fails, for a factor x scale * w scale / out scale is 256 or more",
-    ),
-    _row("CONV_2D DEPTHWISE_CONV_2D", _all(_has_bias, _xnnpack_weights), Rounding.V4, Product.ALL_F32, Bounds.EVEN),
-    _refuse(
-        "FULLY_CONNECTED",
+        "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED",
         _all(_xnnpack_weights, _factor_from_256),
         "XNNPACK takes it and fails, for a factor x scale * w scale / out scale is 256 or more",
     ),
-    _row("FULLY_CONNECTED", _xnnpack_weights, Rounding.V4, Product.ALL_F32, Bounds.EVEN),
+    _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _xnnpack_weights, Rounding.V4, Product.ALL_F32, Bounds.EVEN),
     _row("ADD SUB", _ratio_within(2**-10, 2**8, "a_quant", "b_quant"), Rounding.Q20, Product.ALL_F32, Bounds.EVEN),
     _row("MUL", _product_within(2**-16, 2**8), Rounding.V4, Product.ALL_F32, Bounds.EVEN),
     _row("MEAN", _always, Rounding.RECIPROCAL_F32),

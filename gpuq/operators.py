@@ -191,7 +191,6 @@ def plan_conv2d(
         w_quant=w_quant,
         out_quant=out_quant,
         activation=activation,
-        has_bias=bias is not None,
     )
     return _plan(spec, (w, bias), (height, width, channels), numerics, device)
 

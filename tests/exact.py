@@ -5,6 +5,7 @@ Everything takes and gives plain numbers. C semantics are spelled out: division 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -99,9 +100,47 @@ def v1_real(acc: int, real: Fraction | float) -> int:
     return v1(acc, *multiplier_and_shift(real))
 
 
+def v1u(acc: int, multiplier: int, shift: int) -> int:
+    """Double rounding whose second half takes ties up."""
+    high = high_mul(wrap(acc << max(shift, 0)), multiplier)
+    return math.floor(Fraction(high, 1 << max(-shift, 0)) + (Fraction(1, 2) if shift < 0 else 0))
+
+
+def v1u_real(acc: int, real: Fraction | float) -> int:
+    """V1u by a real factor."""
+    return v1u(acc, *multiplier_and_shift(real))
+
+
+def v2(acc: int, multiplier: int, shift: int) -> int:
+    """MultiplyByQuantizedMultiplier with single rounding: the nearest integer, ties up."""
+    return math.floor(Fraction(acc * multiplier) * Fraction(2) ** (shift - 31) + Fraction(1, 2))
+
+
+def v2_real(acc: int, real: Fraction | float) -> int:
+    """V2 by a real factor."""
+    return v2(acc, *multiplier_and_shift(real))
+
+
+def v4(acc: int, real: Fraction | float) -> int:
+    """lrintf(float(acc) * float(real)): two roundings to float32, then ties to even (as Python's round)."""
+    return round(f32(f32(acc) * f32(real)))
+
+
 def v6(acc: int, real: float) -> int:
     """round(double(acc) * real): the product rounded to float64, then ties away from zero."""
     return round_away(float(Fraction(acc) * Fraction(real)))
+
+
+BY_REAL: dict[str, Callable[[int, Any], int]] = {"v1": v1_real, "v1u": v1u_real, "v2": v2_real, "v4": v4, "v6": v6}
+"""Each rule by a real factor, by its name in gpuq.numerics.Rounding."""
+
+
+def by_channel(rule: str, channel: int, channels: int) -> Callable[[int, Any], int]:
+    """The rule of one output channel: rules of blocks have V1 behind the last whole block."""
+    if rule.startswith("v1u_block"):
+        block = int(rule.removeprefix("v1u_block"))
+        return v1u_real if channel // block < channels // block else v1_real
+    return BY_REAL[rule]
 
 
 def clamp(value: int, low: int, high: int) -> int:

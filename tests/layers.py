@@ -7,6 +7,7 @@ cases, so that codes do not saturate, and are dyadic in many, so that exact ties
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from gpuq import Quant
+from gpuq import Quant, UnsupportedModel, numerics
+from gpuq.numerics import Rule
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
@@ -114,6 +116,15 @@ def window(draw: DrawFn, largest_kernel: int = 5) -> tuple[Window2d, int, int]:
         needed = max(1, (kernel - 1) * dilation + 1 - sum(pads))
         sizes.append(needed + draw(st.integers(0, 7)))
     return Window2d(**fields), sizes[0], sizes[1]
+
+
+def rules(spec: Any) -> Iterator[tuple[str, Rule]]:
+    """The rule of every profile that has this operator."""
+    for name in numerics.PROFILES:
+        try:
+            yield name, numerics.resolve(name, spec)
+        except UnsupportedModel:
+            continue
 
 
 @st.composite

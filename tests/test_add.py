@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from gpuq.ops.broadcast import BinarySpec
 
 from . import exact
 from .compare import assert_equal_bits
-from .layers import ACTIVATIONS, codes, log2_scale, zero_point
+from .layers import ACTIVATIONS, codes, log2_scale, rules, zero_point
 
 V1 = Rule(Rounding.V1)
 
@@ -33,23 +35,44 @@ def test_by_hand() -> None:
     assert reference(spec, V1, a, b).tolist() == [[4, 4, 2, 127]]
 
 
-def scaled_sum(spec: BinarySpec, a: int, b: int, sign: int) -> int:
+def scaled_sum(spec: BinarySpec, rule: Rule, a: int, b: int, sign: int) -> int:
     """The integer ADD and SUB share, before zero point and clamp."""
+    if rule.rounding is Rounding.Q20:
+        return q20_sum(spec, a, b, sign)
+    requantize = exact.BY_REAL[rule.rounding.value]
     scales = [exact.scale_of(quant.scalar_scale()) for quant in (spec.a_quant, spec.b_quant, spec.out_quant)]
     twice_max = 2 * max(scales[:2])
-    scaled_a = exact.v1_real((a - spec.a_quant.scalar_zero_point()) << 20, float(scales[0] / twice_max))
-    scaled_b = exact.v1_real((b - spec.b_quant.scalar_zero_point()) << 20, float(scales[1] / twice_max))
-    return exact.v1_real(scaled_a + sign * scaled_b, float(twice_max / (2**20 * scales[2])))
+    scaled_a = requantize((a - spec.a_quant.scalar_zero_point()) << 20, float(scales[0] / twice_max))
+    scaled_b = requantize((b - spec.b_quant.scalar_zero_point()) << 20, float(scales[1] / twice_max))
+    return requantize(scaled_a + sign * scaled_b, float(twice_max / (2**20 * scales[2])))
+
+
+def q20_sum(spec: BinarySpec, a: int, b: int, sign: int) -> int:
+    """XNNPACK's sum: 21 bits for the larger ratio of scales, ties of the one shift up."""
+    out = exact.scale_of(spec.out_quant.scalar_scale())
+    ratios = [exact.f32(exact.scale_of(quant.scalar_scale()) / out) for quant in (spec.a_quant, spec.b_quant)]
+    shift = 0
+    while max(ratios) * 2**shift < 1 << 20:
+        shift += 1
+    first, second = (round(ratio * 2**shift) for ratio in ratios)
+    total = (a - spec.a_quant.scalar_zero_point()) * first + sign * (b - spec.b_quant.scalar_zero_point()) * second
+    return math.floor(Fraction(total, 1 << shift) + Fraction(1, 2))
 
 
 def check_definition(spec: BinarySpec, function: Any, sign: int, seed: int) -> None:
+    """Every rule that some profile has for this operator."""
+    for profile, rule in rules(spec):
+        check_rule(spec, rule, function, sign, seed, profile)
+
+
+def check_rule(spec: BinarySpec, rule: Rule, function: Any, sign: int, seed: int, profile: str) -> None:
     rng = np.random.default_rng(seed)
     a, b = (codes(rng, (60,), spec.a_quant.dtype.name) for _ in range(2))
-    low, high = numerics.activation_range(spec.activation, spec.out_quant)
+    low, high = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
     zero = spec.out_quant.scalar_zero_point()
-    want = [exact.clamp(scaled_sum(spec, int(p), int(q), sign) + zero, low, high) for p, q in zip(a, b, strict=True)]
-    got = function(spec, V1, a[None], b[None])
-    assert_equal_bits(got, np.array([want], spec.out_quant.dtype), f"seed {seed}, {spec}")
+    sums = [scaled_sum(spec, rule, int(p), int(q), sign) for p, q in zip(a, b, strict=True)]
+    want = np.clip(np.array([sums]) + zero, low, high).astype(spec.out_quant.dtype)
+    assert_equal_bits(function(spec, rule, a[None], b[None]), want, f"{profile}, seed {seed}, {spec}")
 
 
 def random_spec(spec_type: type[BinarySpec], draw: Any, seed: int) -> BinarySpec:

@@ -18,7 +18,7 @@ from gpuq.ops.window import Window2d
 from . import exact
 from .compare import assert_equal_bits
 from .launching import launched
-from .layers import Layer, conv2d_layers
+from .layers import Layer, conv2d_layers, rules
 
 # ------------------------------------------------------------------------------------------- worked out on paper
 
@@ -137,17 +137,20 @@ def accumulators(layer: Layer) -> np.ndarray:
 def finished(layer: Layer, acc: np.ndarray, rule: Rule) -> np.ndarray:
     """Requantization, zero point and clamp of accumulators, one Python integer after another."""
     spec, out = layer.spec, layer.spec.out_quant
-    low, high = gpuq.numerics.activation_range(spec.activation, out)
+    low, high = gpuq.numerics.activation_range(spec.activation, out, rule.bounds)
     scales = np.broadcast_to(spec.w_quant.scales, spec.out_c)
-    f32 = rule.product is Product.F32
-    reals = [
-        exact.real_multiplier(spec.x_quant.scalar_scale(), scale, out.scalar_scale(), product_in_f32=f32)
+    x_scale, out_scale = spec.x_quant.scalar_scale(), out.scalar_scale()
+    reals: list[Any] = [
+        exact.real_multiplier(x_scale, scale, out_scale, product_in_f32=rule.product is Product.F32)
         for scale in scales.tolist()
     ]
-    requantize: Any = exact.v1_real if rule.rounding is Rounding.V1 else exact.v6
+    if rule.product is Product.ALL_F32:
+        products = [exact.f32(exact.scale_of(x_scale) * exact.scale_of(scale)) for scale in scales.tolist()]
+        reals = [exact.f32(product / exact.scale_of(out_scale)) for product in products]
+    requantize = [exact.by_channel(rule.rounding.value, channel, spec.out_c) for channel in range(spec.out_c)]
     codes = np.zeros(acc.shape, object)
     for index in np.ndindex(acc.shape):
-        value = requantize(exact.wrap(int(acc[index])), reals[index[-1]])
+        value = requantize[index[-1]](exact.wrap(int(acc[index])), reals[index[-1]])
         codes[index] = exact.clamp(value + out.scalar_zero_point(), low, high)
     return codes.astype(out.dtype)
 
@@ -155,9 +158,10 @@ def finished(layer: Layer, acc: np.ndarray, rule: Rule) -> np.ndarray:
 @settings(max_examples=40)
 @given(conv2d_layers().filter(lambda layer: layer.spec.macs * layer.x.shape[0] < 20_000))
 def test_reference_is_the_definition(layer: Layer) -> None:
-    rule = gpuq.numerics.resolve("litert_ref", layer.spec)
-    got = reference(layer.spec, rule, layer.x, layer.weights, layer.bias)
-    assert_equal_bits(got, finished(layer, accumulators(layer), rule), layer)
+    acc = accumulators(layer)
+    for profile, rule in rules(layer.spec):
+        got = reference(layer.spec, rule, layer.x, layer.weights, layer.bias)
+        assert_equal_bits(got, finished(layer, acc, rule), f"{profile}, {layer}")
 
 
 # ------------------------------------------------------------------------------------------------------ the Spec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 from unittest import mock
@@ -13,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 
-from gpuq import InputTypeError, InputValueError, Quant, UnsupportedModel, cpu, numerics
+from gpuq import InputTypeError, InputValueError, Quant, cpu
 from gpuq.cpu import conv2d as cpu_conv2d
-from gpuq.numerics import PROFILES, Rounding, Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops.add import AddSpec
 from gpuq.ops.broadcast import BinarySpec
 from gpuq.ops.concatenation import ConcatenationSpec
@@ -42,18 +41,10 @@ from .layers import (
     fully_connected_layer,
     fully_connected_layers,
     log2_scale,
+    rules,
     shapes,
     zero_point,
 )
-
-
-def rules(spec: Any) -> Iterator[tuple[str, Rule]]:
-    """The rule of every profile that has this operator."""
-    for name in PROFILES:
-        try:
-            yield name, numerics.resolve(name, spec)
-        except UnsupportedModel:
-            continue
 
 
 def check_layer(layer: Layer, name: str) -> None:

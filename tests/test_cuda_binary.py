@@ -14,7 +14,7 @@ from gpuq.cuda.kernel import Pointer
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.errors import InputValueError
-from gpuq.numerics import Product, Rounding, Rule
+from gpuq.numerics import Bounds, Product, Rounding, Rule
 from gpuq.ops import add, mul, sub
 from gpuq.ops.add import AddSpec
 from gpuq.ops.broadcast import BinarySpec
@@ -212,7 +212,7 @@ def test_any_two_functions_of_a_code(launcher: HostLauncher, seed: int) -> None:
         layer = pack(spec, RULES[0])
         values = [rng.integers(-(1 << 13), 1 << 13, 256, np.int32) for _ in range(2)]
         factors = np.array([[1 << 30, -18 if isinstance(spec, MulSpec) else -6]], np.int32)
-        layer = BinaryLayer(spec, (values[0], values[1]), factors, "RULE_V1", (None, None))
+        layer = BinaryLayer(spec, (values[0], values[1]), factors, "RULE_V1", Bounds.AWAY, (None, None))
         assert layer.affine == (None, None)
         a, b = random_codes(rng, (2, 3, 37), "int8"), random_codes(rng, (2, *spec.b_shape), "int8")
         found = values[0][a.view(np.uint8)].astype(np.int64), values[1][b.view(np.uint8)].astype(np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -34,7 +34,8 @@ class Fixed(MeanLayer):
 
 
 def fixed(spec: MeanSpec, quads: int) -> MeanLayer:
-    layer = Fixed(spec)
+    made = pack(spec, V1)
+    layer = Fixed(**{field.name: getattr(made, field.name) for field in fields(made)})
     object.__setattr__(layer, "quads", quads)
     return layer
 
@@ -113,12 +114,12 @@ def test_choices_follow_the_outputs() -> None:
 def test_what_cannot_be_is_refused() -> None:
     spec = MeanSpec(x_shape=(2, 3), axes=(1,), keep_dims=True, x_quant=Quant(0.5), out_quant=Quant(0.5))
     many = ImageLayout.contiguous(1 << 31, 1, 2, 3)
-    deep = MeanLayer(replace(spec, x_shape=(1,) * 7))
+    deep = pack(replace(spec, x_shape=(1,) * 7), V1)
     with pytest.raises(InputValueError, match="7 dimensions"):
         deep.launches(MeanChoice(8), [many], many)
     layer = pack(spec, V1)
     with pytest.raises(InputValueError, match="MEAN: .* means in one launch"):
         layer.launches(MeanChoice(8), [many], ImageLayout.contiguous(1 << 31, 1, 2, 1))
-    empty = MeanLayer(replace(spec, x_shape=(0, 3)))
+    empty = replace(layer, spec=replace(spec, x_shape=(0, 3)))
     with pytest.raises(InputValueError, match="there is no mean"):
         empty.launches(MeanChoice(8), [many], many)

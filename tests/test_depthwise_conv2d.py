@@ -16,7 +16,7 @@ from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.window import Window2d
 
 from .compare import assert_equal_bits
-from .layers import Layer, depthwise_conv2d_layers
+from .layers import Layer, depthwise_conv2d_layers, rules
 from .test_conv2d import finished
 
 
@@ -68,9 +68,10 @@ def accumulators(layer: Layer) -> np.ndarray:
 @settings(max_examples=40)
 @given(depthwise_conv2d_layers().filter(lambda layer: layer.spec.macs * layer.x.shape[0] < 20_000))
 def test_reference_is_the_definition(layer: Layer) -> None:
-    rule = gpuq.numerics.resolve("litert_ref", layer.spec)
-    got = reference(layer.spec, rule, layer.x, layer.weights, layer.bias)
-    assert_equal_bits(got, finished(layer, accumulators(layer), rule), layer)
+    acc = accumulators(layer)
+    for profile, rule in rules(layer.spec):
+        got = reference(layer.spec, rule, layer.x, layer.weights, layer.bias)
+        assert_equal_bits(got, finished(layer, acc, rule), f"{profile}, {layer}")
 
 
 @settings(max_examples=40)

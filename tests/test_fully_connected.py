@@ -15,7 +15,7 @@ from gpuq.ops.fully_connected import FullyConnectedSpec, reference
 
 from .compare import assert_equal_bits
 from .launching import launched
-from .layers import Layer, fully_connected_layers
+from .layers import Layer, fully_connected_layers, rules
 from .test_conv2d import finished
 
 # Scales 0.05, 0.02, 0.01, zero points 12, -1, 15: the convolution of test_conv2d.py as a dense layer, one row of four
@@ -54,7 +54,7 @@ def test_by_hand_profiles_differ_at_a_double_rounding() -> None:
     spec = FullyConnectedSpec(in_c=1, out_c=1, x_quant=Quant(0.25), w_quant=Quant(1.0), out_quant=Quant(1.0))
     x, w = np.array([[5]], np.int8), np.array([[1]], np.int8)
     codes = {name: reference(spec, gpuq.numerics.resolve(name, spec), x, w).item() for name in PROFILES}
-    assert codes == {"litert_ref": 1, "tflm": 2}
+    assert codes == {"litert_ref": 1, "tflm": 2, "litert_opt": 2, "xnnpack": 1, "single": 1}
 
 
 @settings(max_examples=60)
@@ -64,11 +64,7 @@ def test_reference_is_the_definition(layer: Layer) -> None:
     x = layer.x.astype(object) - spec.x_quant.scalar_zero_point()
     w = layer.weights.astype(object) - (0 if spec.w_quant.is_per_channel else spec.w_quant.scalar_zero_point())
     acc = x @ w.T + (0 if layer.bias is None else layer.bias.astype(object))
-    for profile in PROFILES:
-        try:
-            rule = gpuq.numerics.resolve(profile, spec)
-        except gpuq.UnsupportedModel:
-            continue
+    for profile, rule in rules(spec):
         got = reference(spec, rule, layer.x, layer.weights, layer.bias)
         assert_equal_bits(got, finished(layer, acc, rule), f"{profile}, {layer}")
 

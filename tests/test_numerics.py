@@ -397,7 +397,7 @@ def test_profiles(profile: str, op: str, dtype: str, w_quant: Quant | None, rule
 
 
 def test_profiles_have_names() -> None:
-    with pytest.raises(InputValueError, match="litert_ref, tflm"):
+    with pytest.raises(InputValueError, match="litert_ref, tflm, litert_opt, xnnpack, single"):
         numerics.profile("litert")
     for name, profile in numerics.PROFILES.items():
         assert profile.name == name

@@ -200,7 +200,6 @@ def _conv2d(view: OperatorView) -> Converted:
         w_quant=view.quant(weights),
         out_quant=view.quant(view.out),
         activation=view.activation,
-        has_bias=view.has(2),
     )
     _check_bias_shape(view, out_c)
     return spec, (n, *spec.output_shape)

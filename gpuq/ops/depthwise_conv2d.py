@@ -31,7 +31,7 @@ class DepthwiseConv2dSpec(Spec):
         x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
         w_quant: int8 (zero point 0; per tensor or one scale per output channel, axis 3), or uint8 (per tensor).
         activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
-        has_bias: XNNPACK leaves convolutions without a bias to other kernels; sums do not depend on it.
+        has_bias: LiteRT's optimized kernels cannot run without one; sums do not depend on it.
     """
 
     op: ClassVar[str] = "DEPTHWISE_CONV_2D"
@@ -97,7 +97,6 @@ def one_channel_as_conv2d(spec: DepthwiseConv2dSpec) -> Conv2dSpec:
         w_quant=w_quant,
         out_quant=spec.out_quant,
         activation=spec.activation,
-        has_bias=spec.has_bias,
     )
 
 

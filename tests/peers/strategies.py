@@ -40,6 +40,11 @@ MAX_MACS = 400_000
 """Multiplications in one run: a reference kernel does them in a few milliseconds."""
 
 
+XNNPACK_LARGEST = 2.0**8
+"""XNNPACK takes larger multipliers and then fails. Products beyond int32 differ from kernel to kernel, so that their
+multipliers stay as small as those of FULLY_CONNECTED, which LiteRT's reference requantizes in float64."""
+
+
 class Case:
     """A model, a batch of inputs stacked along axis 0, and how it came about.
 
@@ -346,7 +351,8 @@ def windows(source: Source, dilate: bool = True) -> dict[str, Any]:
 
 
 @st.composite
-def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
+def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False) -> Case:
+    """xnnpack: what XNNPACK defines, see XNNPACK_LARGEST."""
     source = Source(draw, "CONV_2D")
     dtype = source.pick("dtype", dtypes)
     window = windows(source)
@@ -365,8 +371,8 @@ def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
     x = source.activations((source.first, window["h"], window["w"], group_in * groups), dtype, in_zp)
     w = source.codes((out, window["kh"], window["kw"], group_in), dtype, w_zp)
     # The uint8 kernel checks the bias scale against the product of scales to 0.02 output steps.
-    limit = 2.0**18 if dtype == "uint8" else 2.0**29
-    drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel and out > 1, bias_mode, limit)
+    limit = XNNPACK_LARGEST if xnnpack else 2.0**18 if dtype == "uint8" else 2.0**29
+    drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel and out > 1, bias_mode, limit, xnnpack)
     options = schema.Conv2DOptionsT(
         padding=PADDINGS[window["padding"]],
         strideH=window["stride_h"],
@@ -375,49 +381,9 @@ def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
         dilationWFactor=window["dilation_w"],
         fusedActivationFunction=ACTIVATIONS[activation],
     )
-    return source.case(
-        [
-            TensorDef((source.first, *x.shape[1:]), dtype, drawn.x_scale, in_zp),
-            TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w),
-            TensorDef((out,), np.int32, drawn.bias_scale, 0, data=drawn.bias),
-        ],
-        TensorDef((source.first, window["out_h"], window["out_w"], out), dtype, drawn.out_scale, out_zp),
-        options,
-        [drawn.x],
-    )
-
-
-@st.composite
-def depthwise_conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
-    source = Source(draw, "DEPTHWISE_CONV_2D")
-    dtype = source.pick("dtype", dtypes)
-    window = windows(source)
-    channels = source.integer("channels", 1, 40)
-    depth_multiplier = source.integer("depth_multiplier", 1, 4)
-    out = channels * depth_multiplier
-    per_channel = dtype == "int8" and source.flag("per_channel")
-    activation = source.pick("activation", list(ACTIVATIONS))
-    bias_mode = source.pick("bias", ["centred", "centred", "none", "zero", "noise", "extreme"])
-    in_zp = source.zero_point("in_zero_point", dtype)
-    out_zp = source.zero_point("out_zero_point", dtype)
-    w_zp = source.zero_point("w_zero_point", dtype) if dtype == "uint8" else 0
-
-    x = source.activations((source.first, window["h"], window["w"], channels), dtype, in_zp)
-    w = source.codes((1, window["kh"], window["kw"], out), dtype, w_zp)
-    limit = 2.0**18 if dtype == "uint8" else 2.0**29
-    drawn = layer(source, x, in_zp, w, w_zp, 3, per_channel and out > 1, bias_mode, limit)
-    options = schema.DepthwiseConv2DOptionsT(
-        padding=PADDINGS[window["padding"]],
-        strideH=window["stride_h"],
-        strideW=window["stride_w"],
-        dilationHFactor=window["dilation_h"],
-        dilationWFactor=window["dilation_w"],
-        depthMultiplier=depth_multiplier,
-        fusedActivationFunction=ACTIVATIONS[activation],
-    )
     inputs: list[TensorDef | None] = [
         TensorDef((source.first, *x.shape[1:]), dtype, drawn.x_scale, in_zp),
-        TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=3, data=drawn.w),
+        TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w),
     ]
     if drawn.bias is not None:
         inputs.append(TensorDef((out,), np.int32, drawn.bias_scale, 0, data=drawn.bias))
@@ -430,8 +396,51 @@ def depthwise_conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
 
 
 @st.composite
-def fully_connected(draw: DrawFn, dtypes: Sequence[str] = BOTH, legacy: bool = True) -> Case:
-    """legacy: int8 weights with a zero point, which LiteRT still honours."""
+def depthwise_conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, biased: bool = False, xnnpack: bool = False) -> Case:
+    """biased: always with a bias, without which LiteRT's optimized kernels crash; xnnpack: as in conv_2d."""
+    source = Source(draw, "DEPTHWISE_CONV_2D")
+    dtype = source.pick("dtype", dtypes)
+    window = windows(source)
+    channels = source.integer("channels", 1, 40)
+    depth_multiplier = source.integer("depth_multiplier", 1, 4)
+    out = channels * depth_multiplier
+    per_channel = dtype == "int8" and source.flag("per_channel")
+    activation = source.pick("activation", list(ACTIVATIONS))
+    bias_mode = source.pick("bias", ["centred", "centred", "zero", "noise", "extreme"] + ["none"] * (not biased))
+    in_zp = source.zero_point("in_zero_point", dtype)
+    out_zp = source.zero_point("out_zero_point", dtype)
+    w_zp = source.zero_point("w_zero_point", dtype) if dtype == "uint8" else 0
+
+    x = source.activations((source.first, window["h"], window["w"], channels), dtype, in_zp)
+    w = source.codes((1, window["kh"], window["kw"], out), dtype, w_zp)
+    limit = XNNPACK_LARGEST if xnnpack else 2.0**18 if dtype == "uint8" else 2.0**29
+    drawn = layer(source, x, in_zp, w, w_zp, 3, per_channel and out > 1, bias_mode, limit, xnnpack)
+    options = schema.DepthwiseConv2DOptionsT(
+        padding=PADDINGS[window["padding"]],
+        strideH=window["stride_h"],
+        strideW=window["stride_w"],
+        dilationHFactor=window["dilation_h"],
+        dilationWFactor=window["dilation_w"],
+        depthMultiplier=depth_multiplier,
+        fusedActivationFunction=ACTIVATIONS[activation],
+    )
+    inputs: list[TensorDef | None] = [
+        TensorDef((source.first, *x.shape[1:]), dtype, drawn.x_scale, in_zp),
+        TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=3 * per_channel, data=drawn.w),
+    ]
+    if drawn.bias is not None:
+        inputs.append(TensorDef((out,), np.int32, drawn.bias_scale, 0, data=drawn.bias))
+    return source.case(
+        inputs,
+        TensorDef((source.first, window["out_h"], window["out_w"], out), dtype, drawn.out_scale, out_zp),
+        options,
+        [drawn.x],
+    )
+
+
+@st.composite
+def fully_connected(draw: DrawFn, dtypes: Sequence[str] = BOTH, legacy: bool = True, xnnpack: bool = False) -> Case:
+    """legacy: int8 weights with a zero point, which LiteRT still honours; xnnpack: as in conv_2d."""
     source = Source(draw, "FULLY_CONNECTED")
     dtype = source.pick("dtype", dtypes)
     # The largest depths make the sum of products itself exceed int32.
@@ -469,7 +478,7 @@ def fully_connected(draw: DrawFn, dtypes: Sequence[str] = BOTH, legacy: bool = T
 
     x = source.activations(sample, dtype, in_zp)
     w = source.codes((units, depth), dtype, w_zp)
-    drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel, bias_mode, 2.0**18, float_requantized=True)
+    drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel, bias_mode, XNNPACK_LARGEST if xnnpack else 2.0**18, True)
     inputs: list[TensorDef | None] = [
         TensorDef(sample, dtype, drawn.x_scale, in_zp),
         TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w),
@@ -877,6 +886,7 @@ def resize(draw: DrawFn, op: str, dtypes: Sequence[str] = BOTH) -> Case:
     for axis in ("h", "w"):
         size, out = source.integer(axis, 1, 13), source.integer(f"out_{axis}", 1, 30)
         if op == "RESIZE_BILINEAR" and dtype == "int8":
+            # XNNPACK does not need this; what it draws less is not missed.
             while not integer_resize_stays_inside(size, out, align_corners, half_pixel):
                 out -= 1
         sizes.append(size)
