@@ -26,7 +26,7 @@ test-unit: $(VENV)/.test ## the rooms of gpuq alone, without the real runtimes
 	$(PYTEST) tests --ignore tests/peers
 
 test-peers: $(VENV)/.test ## real runtimes beside us; 20,000 random operators in each profile
-	GPUQ_PEER_CASES=$(or $(GPUQ_PEER_CASES),20000) $(PYTEST) tests/peers
+	GPUQ_PEER_CASES=$(or $(GPUQ_PEER_CASES),20000) GPUQ_PEER_INPUTS=20 $(PYTEST) tests/peers
 
 test-host: $(VENV)/.test ## every kernel with every rule, dtype and way of loading, 300 random layers each, on the CPU
 	GPUQ_HOST_CASES=300 $(PYTEST) tests/host_cuda tests/test_cuda_*.py tests/test_sass.py

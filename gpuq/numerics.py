@@ -483,6 +483,17 @@ def _xnnpack_weights(spec: Any) -> bool:
     return bool(symmetric and (quant.scales >= np.finfo(np.float32).tiny).all())
 
 
+def _beyond_int16(spec: Any) -> bool:
+    """ADD or MUL whose results may leave int16 (by a margin): whole vectors then wrap, the scalars behind do not."""
+
+    def reach(quant: Quant) -> float:
+        zero_point = quant.scalar_zero_point()
+        return max(zero_point - quant.qmin, quant.qmax - zero_point) * quant.scalar_scale()
+
+    a, b = reach(spec.a_quant), reach(spec.b_quant)
+    return (a * b if spec.op == "MUL" else a + b) > 32000 * spec.out_quant.scalar_scale()
+
+
 def _no_bias(spec: Any) -> bool:
     return not spec.has_bias
 
@@ -517,6 +528,7 @@ _LITERT_OPT = (
     _row("DEPTHWISE_CONV_2D", _on_uint8, Rounding.V1, Product.F32),
     _row("FULLY_CONNECTED", _per_channel, Rounding.V1U),
     _row("FULLY_CONNECTED", _always, Rounding.V1U, Product.F32),
+    _refuse("ADD MUL", _beyond_int16, "results beyond int16 differ between the vectors of LiteRT's optimized kernels"),
     _row("MUL RELU RELU6", _always, Rounding.V1, Product.ALL_F32),
     _row("ADD SUB", _always, Rounding.V1),
     _row("MEAN", _images_to_pixels, Rounding.V1U_BLOCK16),

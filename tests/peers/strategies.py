@@ -497,10 +497,13 @@ _BINARY_OPTIONS = {"ADD": schema.AddOptionsT, "SUB": schema.SubOptionsT, "MUL": 
 
 
 @st.composite
-def binary(draw: DrawFn, op: str, dtypes: Sequence[str] = BOTH, sub_below_one: bool = False) -> Case:
+def binary(
+    draw: DrawFn, op: str, dtypes: Sequence[str] = BOTH, sub_below_one: bool = False, int16: bool = False
+) -> Case:
     """ADD, SUB, MUL of two inputs, or of an input and a constant, with broadcasting.
 
     sub_below_one: SUB's output multiplier stays below 1, as ADD's must (TFLite Micro).
+    int16: results stay within int16, beyond which the vectors of LiteRT's optimized ADD and MUL wrap.
     """
     source = Source(draw, op)
     dtype = source.pick("dtype", dtypes)
@@ -569,6 +572,8 @@ def binary(draw: DrawFn, op: str, dtypes: Sequence[str] = BOTH, sub_below_one: b
         floor = float(s1 * s2) / 2.0**20
     else:
         floor = float(max(s1, s2)) * (2.0**-18 if op == "ADD" or sub_below_one else 2.0**-27)
+    if int16:
+        floor = max(floor, (255 * 255 * float(s1 * s2) if op == "MUL" else 255 * float(s1 + s2)) / 32000)
     # RELU6's 6 / out must be an int32.
     out_scale = np.float32(max(float(out_scale), floor, 2.0**-26))
     if op == "SUB" and 2 * float(max(s1, s2)) == 2.0**20 * float(out_scale):

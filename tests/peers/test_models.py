@@ -1,4 +1,7 @@
-"""Whole networks, bit for bit: every tensor beside LiteRT, outputs beside TFLite Micro.
+"""Whole networks, bit for bit: every tensor beside each of LiteRT's resolvers, outputs beside TFLite Micro.
+
+GPUQ_PEER_INPUTS is how many of the random inputs each network gets beside LiteRT's optimized kernels and XNNPACK (4 by
+default; all 20 in `make test-peers`).
 
 The models and pictures are data that is not part of the checkout: GPUQ_MATERIAL names their
 folder (with `MATERIAL.md`, `models/` and `images/`), `../shared` beside the checkout by default.
@@ -21,7 +24,9 @@ from PIL import Image
 import gpuq
 from tests.compare import assert_equal_bits
 
+from .expose import expose
 from .runtimes import (
+    PEERS,
     LiteRTRef,
     PeerRefused,
     Run,
@@ -35,6 +40,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 MATERIAL = Path(os.environ.get("GPUQ_MATERIAL", CHECKOUT.parent / "shared"))
 
 RANDOM_INPUTS = 20
+PEER_INPUTS = min(RANDOM_INPUTS, int(os.environ.get("GPUQ_PEER_INPUTS", "4")))
 BATCHED_TENSORS = 2
 """Samples whose intermediate tensors are also compared as one batch."""
 
@@ -191,6 +197,35 @@ def test_litert_ref(network: Network, part: int | None) -> None:
         context = f"{network.file}, litert_ref, {BATCHED_TENSORS} samples as one batch, {name}"
         assert_equal_bits(batch[index], want, context)
     compare_outputs(model, inputs, runs, f"{network.file}, litert_ref, all samples as one batch")
+
+
+def optimized_inputs(network: Network, model: bytes) -> np.ndarray:
+    """PEER_INPUTS of the random inputs, spread over their kinds, and a picture."""
+    shape, dtype = input_of(model)
+    chosen = np.linspace(0, RANDOM_INPUTS - 1, PEER_INPUTS).astype(int)
+    inputs = random_inputs(network, shape, dtype)[chosen]
+    return np.concatenate([inputs, picture_inputs(shape, dtype)[:1]]) if network.pictures else inputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", [network for network in NETWORKS if network.litert], ids=lambda n: n.file)
+@pytest.mark.parametrize("numerics", ["litert_opt", "xnnpack"])
+def test_litert_optimized(network: Network, numerics: str) -> None:
+    """Outputs, and every tensor that any operator computes, which the exposed graph gives out."""
+    content = read(network)
+    exposed, indices = expose(content)
+    inputs = optimized_inputs(network, content)
+    peer, peer_of_all = PEERS[numerics](content), PEERS[numerics](exposed)
+    model = gpuq.load(content, numerics=numerics)
+    names = dict(describe_tensors(content))
+    runs: list[Run] = []
+    for i, sample in enumerate(samples(peer, [inputs])):
+        context = f"{network.file}, {numerics}, sample {i}"
+        got, want = model.tensors(*sample), peer_of_all.run(sample).outputs
+        for index, tensor in zip(indices, want, strict=True):
+            assert_equal_bits(got[index], tensor, f"{context}, {names[index]}")
+        runs.append(Run(peer.run(sample).outputs, {}))
+    compare_outputs(model, inputs, runs, f"{network.file}, {numerics}, all samples as one batch")
 
 
 @pytest.mark.slow
