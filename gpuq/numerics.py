@@ -491,7 +491,7 @@ def _beyond_int16(spec: Any) -> bool:
         return max(zero_point - quant.qmin, quant.qmax - zero_point) * quant.scalar_scale()
 
     a, b = reach(spec.a_quant), reach(spec.b_quant)
-    return (a * b if spec.op == "MUL" else a + b) > 32000 * spec.out_quant.scalar_scale()
+    return bool((a * b if spec.op == "MUL" else a + b) > 32000 * spec.out_quant.scalar_scale())
 
 
 def _no_bias(spec: Any) -> bool:

@@ -230,7 +230,7 @@ def test_v4_ties_and_neighbours(seed: int) -> None:
         acc = (np.arange(-200, 201)[:, None] << power) + np.array([-1, 0, 1])
         acc = acc[np.abs(acc) < 1 << 30]
         for real in (0.5**power / 2, 0.5**power * 1.5, 0.5**power * float(rng.uniform(0.5, 2))):
-            for bias in (0, 3, (1 << 24) + 1):
+            for bias in (3, (1 << 24) + 1):
                 assert check(V4, [real], column(acc - bias), f"seed {seed}", bias=bias) == FAST
 
 

@@ -14,7 +14,7 @@ from gpuq import Quant, cuda
 from gpuq.cuda import affine, launch
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot
 from gpuq.errors import DeviceError, DeviceLost, DeviceNotAvailable, DeviceOutOfMemory, InputTypeError, InputValueError
-from gpuq.numerics import resolve
+from gpuq.numerics import PROFILES, resolve
 from gpuq.ops.registry import reference
 
 from . import fake_cupy
@@ -72,7 +72,7 @@ NAMES = tuple(calls(np.random.default_rng(0)))
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("numerics", ["litert_ref", "tflm"])
+@pytest.mark.parametrize("numerics", list(PROFILES))
 def test_numpy_arrays(name: str, numerics: str, rng: np.random.Generator) -> None:
     call, constants, shape, keywords = calls(rng)[name]
     x = codes(rng, *shape)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gpuq.cpu.conv2d import Conv2dPlan, FullyConnectedPlan
 from gpuq.cpu.depthwise_conv2d import DepthwiseConv2dPlan
 from gpuq.cpu.reference import ReferencePlan
-from gpuq.cpu.resize_bilinear import ResizeBilinearPlan, has_plan
+from gpuq.cpu.resize_bilinear import ResizeBilinearPlan
 from gpuq.cpu.table import BinaryTablePlan, UnaryTablePlan
 from gpuq.numerics import Rule
 from gpuq.ops.broadcast import BinarySpec
@@ -48,6 +48,6 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
         return BinaryTablePlan(spec, rule, *constants)
     if isinstance(spec, LogisticSpec | ReluSpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is not None):
         return UnaryTablePlan(spec, rule)
-    if isinstance(spec, ResizeBilinearSpec) and constants[0] is None and has_plan(spec, rule):
+    if isinstance(spec, ResizeBilinearSpec) and constants[0] is None:
         return ResizeBilinearPlan(spec, rule)
     return ReferencePlan(spec, rule, constants)

@@ -2,7 +2,8 @@
 
 Rows are blended once per input column, then columns are gathered and blended: the same products, since the row
 weight is the first factor of each. Integer weights work in int32: a code is below 2^8, and a weight in 1/1024 within
-[-512, 1536], in 1/2048 within [0, 2048], so that the four products of one output sum to less than 2^31.
+[-512, 1536], in 1/2048 within [0, 2048], so that the four products of one output sum to less than 2^31. Where a rule
+multiplies a pixel's two weights first, columns are gathered from codes, and corners added in that rule's order.
 """
 
 from __future__ import annotations
@@ -27,11 +28,6 @@ from gpuq.ops.spec import UINT8
 BAND_BYTES = 1 << 19
 
 
-def has_plan(spec: ResizeBilinearSpec, rule: Rule) -> bool:
-    """False where weights are multiplied before they meet a code."""
-    return rule.rounding is not Rounding.AFFINE_F32_PIXEL
-
-
 class ResizeBilinearPlan:
     """Positions and weights computed once; see the module."""
 
@@ -42,6 +38,7 @@ class ResizeBilinearPlan:
         positions, self._dtype, self._finish = way.positions, np.dtype(way.dtype), way.finish
         if rule.rounding is Rounding.EXACT_UP:
             self._finish = _round_up_to_int8
+        self._by_pixel = rule.rounding is Rounding.AFFINE_F32_PIXEL
         one = self._dtype.type(way.one)
         self._y0, self._y1, y_weight = positions(spec, spec.in_h, spec.out_h)
         self._x0, self._x1, x_weight = positions(spec, spec.in_w, spec.out_w)
@@ -56,7 +53,7 @@ class ResizeBilinearPlan:
 
     def workspace_bytes(self, runs: int) -> int:
         row_in, row_out = (4 * self._rows * width * self.spec.in_c for width in (self.spec.in_w, self.spec.out_w))
-        return 2 * aligned(row_in) + 2 * aligned(row_out)
+        return max(2 * aligned(row_in) + 2 * aligned(row_out), 3 * aligned(row_out))
 
     def launch(
         self,
@@ -71,7 +68,8 @@ class ResizeBilinearPlan:
         for image in range(x.shape[0]):
             for first in range(0, spec.out_h, self._rows):
                 band = slice(first, min(first + self._rows, spec.out_h))
-                self._blend(x[image], y[image, band], band, Scratch(workspace))
+                blend = self._blend_by_pixel if self._by_pixel else self._blend
+                blend(x[image], y[image, band], band, Scratch(workspace))
 
     def _blend(self, image: npt.NDArray[Any], out: npt.NDArray[Any], band: slice, scratch: Scratch) -> None:
         rows = (band.stop - band.start, self.spec.in_w, self.spec.in_c)
@@ -89,6 +87,23 @@ class ResizeBilinearPlan:
             target = product if number else total
             np.take(row, columns, axis=1, out=target, mode="clip")
             target *= weights
+            if number:
+                total += product
+        self._finish(total)
+        np.copyto(out, total, casting="unsafe")
+
+    def _blend_by_pixel(self, image: npt.NDArray[Any], out: npt.NDArray[Any], band: slice, scratch: Scratch) -> None:
+        total, product, weights = (scratch.take(out.shape, self._dtype) for _ in range(3))
+        corners = (
+            (self._y0, self._wy0, self._x0, self._wx0),
+            (self._y0, self._wy0, self._x1, self._wx1),
+            (self._y1, self._wy1, self._x0, self._wx0),
+            (self._y1, self._wy1, self._x1, self._wx1),
+        )
+        for number, (rows, row_weights, columns, column_weights) in enumerate(corners):
+            target = product if number else total
+            np.multiply(row_weights[band], column_weights, out=weights)
+            np.multiply(np.take(image[rows[band]], columns, axis=1), weights, out=target)
             if number:
                 total += product
         self._finish(total)

@@ -40,8 +40,9 @@ def load(
     Args:
         model: a path, or the file's bytes.
         device: "auto" (a GPU if there is one to use, else the CPU), "cpu", "cuda" or "cuda:N".
-        numerics: the runtime whose bits to give: "litert_ref" (LiteRT's reference kernels) or "tflm"
-            (TFLite Micro).
+        numerics: the runtime whose bits to give: "litert_ref" (LiteRT's reference kernels), "litert_opt" (its
+            optimized x86 kernels), "xnnpack" (its default interpreter), "tflm" (TFLite Micro) or "single" (builds that
+            round once); see docs/numerics.md.
         limits: the largest model to accept.
         memory_limit: bytes that constants, activations and scratch may take; a batch that needs more is computed in
             parts, with the same result, and threads take turns. None: what there is.

@@ -573,7 +573,7 @@ def binary(
     else:
         floor = float(max(s1, s2)) * (2.0**-18 if op == "ADD" or sub_below_one else 2.0**-27)
     if int16:
-        floor = max(floor, (255 * 255 * float(s1 * s2) if op == "MUL" else 255 * float(s1 + s2)) / 32000)
+        floor = max(floor, (255 * 255 * float(s1 * s2) if op == "MUL" else 255 * float(s1 + s2)) / 31000)
     # RELU6's 6 / out must be an int32.
     out_scale = np.float32(max(float(out_scale), floor, 2.0**-26))
     if op == "SUB" and 2 * float(max(s1, s2)) == 2.0**20 * float(out_scale):

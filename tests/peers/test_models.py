@@ -1,6 +1,6 @@
 """Whole networks, bit for bit: every tensor beside each of LiteRT's resolvers, outputs beside TFLite Micro.
 
-GPUQ_PEER_INPUTS is how many of the random inputs each network gets beside LiteRT's optimized kernels and XNNPACK (4 by
+GPUQ_PEER_INPUTS is how many of the random inputs each network gets beside LiteRT's optimized kernels and XNNPACK (3 by
 default; all 20 in `make test-peers`).
 
 The models and pictures are data that is not part of the checkout: GPUQ_MATERIAL names their
@@ -40,7 +40,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 MATERIAL = Path(os.environ.get("GPUQ_MATERIAL", CHECKOUT.parent / "shared"))
 
 RANDOM_INPUTS = 20
-PEER_INPUTS = min(RANDOM_INPUTS, int(os.environ.get("GPUQ_PEER_INPUTS", "4")))
+PEER_INPUTS = min(RANDOM_INPUTS, int(os.environ.get("GPUQ_PEER_INPUTS", "3")))
 BATCHED_TENSORS = 2
 """Samples whose intermediate tensors are also compared as one batch."""
 

@@ -88,12 +88,12 @@ TFLM: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
 
 # Of each operator a sample. LiteRT's optimized depthwise kernels crash without a bias, its ADD and MUL wrap beyond int16,
 # and XNNPACK fails on factors of 256 and more.
-LITERT_OPT = {op: (strategy, -(-examples // 4)) for op, (strategy, examples) in LITERT.items()} | {
+LITERT_OPT = {op: (strategy, -(-examples // 5)) for op, (strategy, examples) in LITERT.items()} | {
     "ADD": (partial(ops.binary, "ADD", int16=True), 50),
     "MUL": (partial(ops.binary, "MUL", int16=True), 60),
     "DEPTHWISE_CONV_2D": (partial(ops.depthwise_conv_2d, biased=True), 200),
 }
-XNNPACK = {op: (strategy, -(-examples // 4)) for op, (strategy, examples) in LITERT.items()} | {
+XNNPACK = {op: (strategy, -(-examples // 5)) for op, (strategy, examples) in LITERT.items()} | {
     "ADD": (partial(ops.binary, "ADD", int16=True), 50),
     "MUL": (partial(ops.binary, "MUL", int16=True), 60),
     "CONV_2D": (partial(ops.conv_2d, xnnpack=True), 220),

@@ -1,0 +1,186 @@
+"""The rules of litert_opt, xnnpack and single on the kernels that have them, and clear errors where none has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpuq import Quant, numerics
+from gpuq.cuda import binary, elementwise, mean, pool_2d, resize, softmax
+from gpuq.cuda.plans import layer_of
+from gpuq.errors import InputValueError
+from gpuq.numerics import Bounds, Product, Rounding, Rule
+from gpuq.ops.add import AddSpec
+from gpuq.ops.conv2d import Conv2dSpec
+from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
+from gpuq.ops.dequantize import DequantizeSpec
+from gpuq.ops.max_pool_2d import MaxPool2dSpec
+from gpuq.ops.mean import MeanSpec
+from gpuq.ops.mul import MulSpec
+from gpuq.ops.quantize import QuantizeSpec
+from gpuq.ops.registry import reference
+from gpuq.ops.resize_bilinear import ResizeBilinearSpec
+from gpuq.ops.softmax import SoftmaxSpec
+from gpuq.ops.sub import SubSpec
+from gpuq.ops.window import Window2d
+
+from .cuda_layers import launcher, random_codes, scaled
+from .cuda_operators import random_quant, run_layer
+from .host_cuda.runner import HostLauncher
+from .test_cuda_binary import check, random_spec
+
+__all__ = ["launcher"]
+
+EVEN = dict(product=Product.ALL_F32, bounds=Bounds.EVEN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spec_type", "rule"),
+    [
+        (AddSpec, Rule(Rounding.Q20, **EVEN)),
+        (SubSpec, Rule(Rounding.Q20, **EVEN)),
+        (MulSpec, Rule(Rounding.V4, **EVEN)),
+    ],
+)
+def test_xnnpack_binary(launcher: HostLauncher, spec_type: Any, rule: Rule, seed: int) -> None:
+    rng = np.random.default_rng([seed, spec_type is MulSpec, spec_type is SubSpec])
+    compared = 0
+    for case in range(scaled(40)):
+        shape = (int(rng.integers(1, 4)), 4 * int(rng.integers(1, 9)))
+        spec = random_spec(rng, spec_type, ("int8", "uint8")[case % 2], (shape, shape))
+        if numerics.resolve("xnnpack", spec) == rule:
+            compared += 1
+            check(launcher, rng, spec, rule, f"seed {seed}, case {case}", align=4, gaps=False)
+    assert compared
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rounding", [Rounding.V1U_BLOCK16, Rounding.V2])
+def test_means(launcher: HostLauncher, rounding: Rounding, seed: int) -> None:
+    rng = np.random.default_rng([seed, rounding is Rounding.V2])
+    for case in range(scaled(30)):
+        dtype = ("int8", "uint8")[case % 2]
+        x_quant = random_quant(rng, dtype, -6, 0)
+        scale = float(np.float32(x_quant.scalar_scale() * 2.0 ** rng.integers(-3, 3)))
+        shape = (1, int(rng.integers(1, 6)), int(rng.integers(1, 6)), 16 * int(rng.integers(1, 4)))
+        out = Quant(scale, x_quant.scalar_zero_point(), dtype=dtype)
+        spec = MeanSpec(x_shape=shape, axes=(1, 2), keep_dims=True, x_quant=x_quant, out_quant=out)
+        x = random_codes(rng, (2, *shape), dtype)
+        want = reference(spec, Rule(rounding), x)
+        run_layer(launcher, mean.pack(spec, Rule(rounding)), [x], want, rng, f"seed {seed}, case {case}: {spec}")
+
+
+@pytest.mark.slow
+def test_even_bounds_of_a_pool(launcher: HostLauncher, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # 6 / 4 is half-way between two codes.
+    quant = Quant(4.0, -127)
+    spec = MaxPool2dSpec(
+        in_h=4,
+        in_w=4,
+        in_c=4,
+        window=Window2d(kernel_h=2, kernel_w=2),
+        x_quant=quant,
+        out_quant=quant,
+        activation="relu6",
+    )
+    x = random_codes(rng, (2, 4, 4, 4), "int8")
+    rules = [Rule(Rounding.EXACT, bounds=bounds) for bounds in Bounds]
+    wants = [reference(spec, rule, x) for rule in rules]
+    assert (wants[0] != wants[1]).any()
+    for rule, want in zip(rules, wants, strict=True):
+        run_layer(launcher, pool_2d.pack(spec, rule), [x], want, rng, f"seed {seed}, {rule}")
+
+
+def depthwise(channels: int, activation: str | None = None) -> DepthwiseConv2dSpec:
+    quant = Quant(0.5)
+    window = Window2d(kernel_h=1, kernel_w=1)
+    return DepthwiseConv2dSpec(
+        in_h=2,
+        in_w=2,
+        in_c=channels,
+        window=window,
+        x_quant=quant,
+        w_quant=quant,
+        out_quant=Quant(8.0),
+        activation=activation,
+    )
+
+
+def test_channels_in_blocks_take_one_rule_where_there_is_one() -> None:
+    rule = Rule(Rounding.V1U_BLOCK8)
+
+    def macro(channels: int, activation: str | None = None) -> str:
+        weights = np.ones((1, 1, 1, channels), np.int8)
+        layer: Any = layer_of(depthwise(channels, activation), rule, [None, weights, None])
+        return str(layer.epilogue.rule)
+
+    assert [macro(16), macro(5), macro(12, "relu")] == ["RULE_V1U", "RULE_V1_RIGHT", "RULE_V1_RIGHT"]
+    with pytest.raises(InputValueError, match="DEPTHWISE_CONV_2D: 12 channels under rule v1u_block8"):
+        macro(12)
+
+
+CODES, FLOATS = Quant(0.5), QuantizeSpec(shape=(20,), x_quant=None, out_quant=Quant(0.5))
+PIXELS = MeanSpec(x_shape=(1, 2, 2, 20), axes=(1, 2), keep_dims=True, x_quant=CODES, out_quant=CODES)
+IMAGE = ResizeBilinearSpec(in_h=2, in_w=2, in_c=4, out_h=4, out_w=4, dtype=np.dtype("int8"))
+
+
+@pytest.mark.parametrize(
+    ("pack", "spec", "rounding"),
+    [
+        (elementwise.pack, QuantizeSpec(shape=(20,), x_quant=CODES, out_quant=Quant(0.25)), Rounding.V1U_BLOCK16),
+        (elementwise.pack, FLOATS, Rounding.RECIPROCAL_F32),
+        (elementwise.pack, FLOATS, Rounding.RECIPROCAL_F32_BLOCK8),
+        (elementwise.pack, DequantizeSpec(shape=(20,), x_quant=CODES), Rounding.AFFINE_F32_BLOCK8),
+        (mean.pack, PIXELS, Rounding.V1U_BLOCK16),
+        (mean.pack, PIXELS, Rounding.RECIPROCAL_F32),
+        (resize.pack, IMAGE, Rounding.Q11),
+        (resize.pack, IMAGE, Rounding.EXACT_UP),
+        (resize.pack, replace(IMAGE, dtype=np.dtype("uint8")), Rounding.AFFINE_F32_PIXEL),
+        (softmax.pack, SoftmaxSpec(depth=4, x_quant=CODES, out_quant=Quant(1 / 256, -128)), Rounding.TABLE_F32),
+    ],
+)
+def test_a_rule_without_a_kernel_is_one_error(pack: Any, spec: Any, rounding: Rounding) -> None:
+    with pytest.raises(InputValueError, match=rf"{spec.op}: there is no CUDA kernel for rule {rounding.value}$"):
+        pack(spec, Rule(rounding))
+
+
+def test_requantization_in_whole_blocks_has_a_table() -> None:
+    spec = QuantizeSpec(shape=(4, 8), x_quant=CODES, out_quant=Quant(2.0))
+    layer: Any = elementwise.pack(spec, Rule(Rounding.V1U_BLOCK16))
+    # -2 / 4 is half a code below 0, which goes up; behind a whole block it would go away from zero.
+    assert layer.table[np.uint8(-2 & 255)] == 0
+    few: Any = elementwise.pack(replace(spec, shape=(5,)), Rule(Rounding.V1U_BLOCK16))
+    assert few.table[np.uint8(-2 & 255)] == -1
+
+
+def test_convolution_bounds_follow_the_rule() -> None:
+    quant = Quant(4.0, -127)
+    spec = Conv2dSpec(
+        in_h=2,
+        in_w=2,
+        in_c=4,
+        out_c=4,
+        window=Window2d(kernel_h=1, kernel_w=1),
+        x_quant=quant,
+        w_quant=Quant(1.0),
+        out_quant=quant,
+        activation="relu6",
+    )
+    weights = np.ones((4, 1, 1, 4), np.int8)
+    found = []
+    for bounds in Bounds:
+        layer: Any = layer_of(spec, Rule(Rounding.V4, Product.ALL_F32, bounds), [None, weights, None])
+        found.append((layer.epilogue.act_min, layer.epilogue.act_max))
+    assert found == [(-127, -125), (-127, -126)]
+    assert (
+        binary.pack(
+            AddSpec(a_shape=(4,), b_shape=(4,), a_quant=quant, b_quant=quant, out_quant=quant),
+            Rule(Rounding.Q20, **EVEN),
+        ).bounds
+        is Bounds.EVEN
+    )
