@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gpuq import InputTypeError, InputValueError, Quant, numerics
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops.add import AddSpec, reference
+from gpuq.ops.add import AddSpec, q20_multipliers, reference
 from gpuq.ops.broadcast import BinarySpec
 
 from . import exact
@@ -55,6 +55,7 @@ def q20_sum(spec: BinarySpec, a: int, b: int, sign: int) -> int:
     while max(ratios) * 2**shift < 1 << 20:
         shift += 1
     first, second = (round(ratio * 2**shift) for ratio in ratios)
+    assert q20_multipliers(spec) == (first, second, shift)
     total = (a - spec.a_quant.scalar_zero_point()) * first + sign * (b - spec.b_quant.scalar_zero_point()) * second
     return math.floor(Fraction(total, 1 << shift) + Fraction(1, 2))
 

@@ -197,6 +197,43 @@ def test_even_bounds(seed: int) -> None:
     assert differ
 
 
+def test_bounds_of_every_operator_that_has_them() -> None:
+    """RELU6 by a scale of 4 and a zero point of -127 ends at -125, or at -126 where ties go to even."""
+    quant = Quant(4.0, -127)
+    x = np.full((1, 2, 2, 4), 127, np.int8)
+    weights = np.full((4, 1, 1, 4), 1, np.int8)
+    cases: list[tuple[Any, Rule, list[Any]]] = [
+        (pool(MaxPool2dSpec, ONE), Rule(Rounding.EXACT), []),
+        (conv(quant, w_quant=Quant(1.0)), Rule(Rounding.V4, Product.ALL_F32), [weights]),
+        (depthwise(quant, w_quant=Quant(1.0)), Rule(Rounding.V4, Product.ALL_F32), [weights[:1]]),
+        (dense(quant, w_quant=Quant(1.0)), Rule(Rounding.V4, Product.ALL_F32), [weights[:, 0, 0]]),
+        (binary(AddSpec), Rule(Rounding.Q20), [x[0, 0, :1]]),
+        (binary(MulSpec), Rule(Rounding.V4, Product.ALL_F32), [x[0, 0, :1]]),
+    ]
+    for plain, rule, operands in cases:
+        fields: dict[str, Any] = dict(activation="relu6", out_quant=quant)
+        if isinstance(plain, MaxPool2dSpec):
+            fields |= dict(x_quant=quant, in_h=2, in_w=2, in_c=4)
+        elif isinstance(plain, AddSpec | MulSpec):
+            fields |= dict(a_quant=quant, b_quant=quant)
+        spec = replace(plain, **fields)
+        for bounds, highest in ((Bounds.AWAY, -125), (Bounds.EVEN, -126)):
+            given = x[0, 0, :1] if isinstance(plain, AddSpec | MulSpec) else x
+            got = reference(spec, replace(rule, bounds=bounds), given, *operands)
+            assert np.unique(got).tolist() == [highest], (spec, bounds)
+            constants = [None, *([None] if isinstance(plain, AddSpec | MulSpec) else operands)]
+            plan = cpu.pack(spec, replace(rule, bounds=bounds), constants)
+            inputs = [given.copy(), *operands] if isinstance(plain, AddSpec | MulSpec) else [given.copy()]
+            shaped = launched(plan, inputs, got.shape, got.dtype, np.random.default_rng(0))
+            assert np.unique(shaped).tolist() == [highest], (plan.name, bounds)
+
+
+def test_v4_by_hand() -> None:
+    # Ties to even; 2^24 + 1 is no float32: it becomes 2^24, and half of it is exact.
+    acc = np.array([1, 3, 5, -1, -3, (1 << 24) + 1])
+    assert numerics.requantize_v4(acc, 0.5).tolist() == [0, 2, 2, 0, -2, 1 << 23]
+
+
 # ---------------------------------------------------------------------------------------------- definitions
 
 
@@ -371,16 +408,36 @@ def test_softmax_by_table_is_the_definition(dtype: str, seed: int) -> None:
         scale = exact.f32(-exact.scale_of(x_quant.scalar_scale()) * exact.scale_of(beta))
         differences = [int(x.max()) - int(code) for code in x[0]]
         exps = [exact.f32(math.exp(float(exact.f32(scale * d)))) for d in differences]
-        total = Fraction(0)
-        for value in exps:
-            total = exact.f32(total + value)
-        inverse = exact.f32(1 / exact.f32(total / 256))
+        inverse = exact.f32(1 / exact.f32(_one_by_one(exps) / 256))
         scaled = [exact.f32(value * inverse) for value in exps]
         if dtype == "uint8":
             codes = [int(exact.f32(value + Fraction(1, 2))) for value in scaled]
         else:
             codes = [exact.round_away(value) - 128 for value in scaled]
         check(spec, Rule(Rounding.TABLE_F32), x, clamped(codes, out)[None], f"seed {seed}, case {case}")
+
+
+def test_softmax_sums_one_after_another() -> None:
+    """1,193 exponentials that are too small for the sum one by one, but not together: one code depends on it."""
+    x_quant, out = Quant(0.06281708180904388), Quant(1 / 256, -128)
+    spec = SoftmaxSpec(depth=1200, x_quant=x_quant, out_quant=out)
+    x = np.full((1, 1200), -128, np.int8)
+    x[0, :7] = [127, 65, 75, 108, 72, 96, 117]
+    scale = -exact.scale_of(x_quant.scalar_scale())
+    exps = [exact.f32(math.exp(float(exact.f32(scale * (127 - int(code)))))) for code in x[0]]
+    codes = []
+    for total in (_one_by_one(exps), exact.f32(sum(exps))):
+        inverse = exact.f32(1 / exact.f32(total / 256))
+        codes.append(clamped([exact.round_away(exact.f32(e * inverse)) - 128 for e in exps], out))
+    assert (codes[0] != codes[1]).sum() == 1
+    check(spec, Rule(Rounding.TABLE_F32), x, codes[0][None], "one by one")
+
+
+def _one_by_one(values: list[Fraction]) -> Fraction:
+    total = Fraction(0)
+    for value in values:
+        total = exact.f32(total + value)
+    return total
 
 
 def test_softmax_caps_its_factor_where_a_build_rounds_once() -> None:
