@@ -598,7 +598,9 @@ def test_settings_that_do_not_exist(
 ) -> None:
     path = npy(codes)
     argv = ["run", DIGITS, path]
-    assert refusal(capsys, "info", DIGITS, "--numerics", "x") == "numerics 'x' must be one of litert_ref, tflm"
+    assert refusal(capsys, "info", DIGITS, "--numerics", "x") == "numerics 'x' must be one of " + ", ".join(
+        numerics.PROFILES
+    )
     assert "must be 'auto', 'cpu', 'cuda' or 'cuda:N'" in refusal(capsys, *argv, "--device", "gpu")
     assert refusal(capsys, *argv, "--batch", 0) == "--batch 0 must be at least 1"
     assert refusal(capsys, *argv, "--top", 0) == "--top 0 must be at least 1"
