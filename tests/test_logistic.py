@@ -6,6 +6,7 @@ import ctypes
 import ctypes.util
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from .compare import assert_equal_bits
 from .layers import zero_point
 
 F32, FIXED = Rule(Rounding.TABLE_F32), Rule(Rounding.FIXED_POINT)
+ONCE = Rule(Rounding.FIXED_POINT_SINGLE)
 
 
 def spec_of(scale: float, zero: int, dtype: str = "int8") -> LogisticSpec:
@@ -63,20 +65,21 @@ def test_float_table_is_what_expf_gives(dtype: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-10, 30.0, 1e5, 1e30, 1e37, 3e38])
-@pytest.mark.parametrize("rule", [F32, FIXED])
+@pytest.mark.parametrize("rule", [F32, FIXED, ONCE])
 def test_extreme_scales(rule: Rule, scale: float) -> None:
     got = table(spec_of(scale, 0), rule)
     if scale < 1:
         assert got.tolist() == [0] * 256
     else:
         # In fixed point not even 0 is within the radius, and the lower end is tested first.
-        assert got.tolist() == [-128] * 128 + [-128 if rule == FIXED else 0] + [127] * 127
+        assert got.tolist() == [-128] * 128 + [0 if rule == F32 else -128] + [127] * 127
 
 
-def test_fixed_point_table_is_tflms(seed: int) -> None:
+@pytest.mark.parametrize(("rule", "requantize"), [(FIXED, exact.v1), (ONCE, exact.v2)])
+def test_fixed_point_table_is_tflms(rule: Rule, requantize: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    for _ in range(40):
-        scale = np.float32(2.0 ** rng.uniform(-14, 6))
+    for number in range(40):
+        scale = np.float32(2.0 ** rng.uniform(-30 if number % 4 == 0 else -14, 6))
         zero = zero_point(rng, "int8")
         multiplier, left_shift = exact.multiplier_and_shift(exact.scale_of(scale) * 2**27)
         radius = math.floor(15 * 2.0**27 / 2.0**left_shift)
@@ -87,9 +90,9 @@ def test_fixed_point_table_is_tflms(seed: int) -> None:
                 # The lower end is tested first, so that with radius 0 even 0 goes there.
                 want.append(-128 if centred <= -radius else 127)
                 continue
-            sigmoid = gemmlowp.logistic(exact.v1(centred, multiplier, left_shift), 4)
+            sigmoid = gemmlowp.logistic(requantize(centred, multiplier, left_shift), 4)
             want.append(exact.clamp(exact.divide_by_pot(sigmoid, 23) - 128, -128, 127))
-        got = table(spec_of(float(scale), zero), FIXED)
+        got = table(spec_of(float(scale), zero), rule)
         assert_equal_bits(got, np.array(want, np.int8), f"scale {scale!r}, zero point {zero}, seed {seed}")
 
 

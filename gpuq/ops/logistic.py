@@ -64,8 +64,12 @@ def table(spec: LogisticSpec, rule: Rule) -> npt.NDArray[Any]:
     """The output code of every input code, from the dtype's minimum to its maximum; 256 entries."""
     codes = np.arange(spec.x_quant.qmin, spec.x_quant.qmax + 1, dtype=np.int64)
     centred = codes - spec.x_quant.scalar_zero_point()
-    tables = {Rounding.TABLE_F32: _table_f32, Rounding.TABLE_F64: _table_f64}
-    out = tables.get(rule.rounding, _table_fixed_point)(spec, centred)
+    if rule.rounding is Rounding.TABLE_F32:
+        out = _table_f32(spec, centred)
+    elif rule.rounding is Rounding.TABLE_F64:
+        out = _table_f64(spec, centred)
+    else:
+        out = _table_fixed_point(spec, centred, rounds_once=rule.rounding is Rounding.FIXED_POINT_SINGLE)
     return clamp_to(out, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)
 
 
@@ -91,12 +95,14 @@ def _table_f64(spec: LogisticSpec, centred: npt.NDArray[np.int64]) -> npt.NDArra
     return np.asarray(np.rint(sigmoid * inverse_scale + np.float32(spec.out_quant.scalar_zero_point())))
 
 
-def _table_fixed_point(spec: LogisticSpec, centred: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+def _table_fixed_point(spec: LogisticSpec, centred: npt.NDArray[np.int64], *, rounds_once: bool) -> npt.NDArray[Any]:
     fraction, left_shift = math.frexp(spec.x_quant.scalar_scale() * 2.0 ** (31 - FIXED_INTEGER_BITS))
     multiplier = math.floor(fraction * 2.0**31 + 0.5)
     radius = math.floor(((1 << FIXED_INTEGER_BITS) - 1) * 2.0 ** (31 - FIXED_INTEGER_BITS) / 2.0**left_shift)
     inside = np.abs(centred) < radius
-    scaled = numerics.requantize_v1(np.where(inside, centred, 0), multiplier, left_shift)
+    requantize = numerics.requantize_v2 if rounds_once else numerics.requantize_v1
+    # Shifts beyond the rules' range: to the right nothing is left either way, to the left no code is inside.
+    scaled = requantize(np.where(inside, centred, 0), multiplier, min(max(left_shift, -31), numerics.MAX_LEFT_SHIFT))
     sigmoid = fixed_point.logistic(scaled, FIXED_INTEGER_BITS)
     codes = numerics.rounding_divide_by_pot(sigmoid, 31 - 8) + spec.out_quant.qmin
     return np.where(inside, codes, np.where(centred > 0, spec.out_quant.qmax, spec.out_quant.qmin))
