@@ -644,6 +644,11 @@ def profile(name: str) -> Profile:
     return PROFILES[name]
 
 
+def find_row(name: str, spec: OperatorSpec) -> Row | None:
+    """The row of this profile that decides on this operator; None where its runtime does not have it."""
+    return next((row for row in profile(name).rows if spec.op in row.ops and row.when(spec)), None)
+
+
 def resolve(name: str, spec: OperatorSpec) -> Rule:
     """The rule that this profile applies to this operator.
 
@@ -651,12 +656,12 @@ def resolve(name: str, spec: OperatorSpec) -> Rule:
         InputValueError: an unknown profile.
         UnsupportedModel: the profile's runtime does not run the operator on this dtype.
     """
-    chosen = profile(name)
-    for row in chosen.rows:
-        if spec.op in row.ops and row.when(spec):
-            if row.rule is None:
-                raise UnsupportedModel(f"{spec.op} is not in numerics {name!r} here: {row.why}")
-            return row.rule
-    raise UnsupportedModel(
-        f"{spec.op} on {spec.activation_dtype} is not in numerics {name!r}, which reproduces {chosen.reproduces}"
-    )
+    row = find_row(name, spec)
+    if row is None:
+        raise UnsupportedModel(
+            f"{spec.op} on {spec.activation_dtype} is not in numerics {name!r}, which reproduces "
+            f"{profile(name).reproduces}"
+        )
+    if row.rule is None:
+        raise UnsupportedModel(f"{spec.op} is not in numerics {name!r} here: {row.why}")
+    return row.rule

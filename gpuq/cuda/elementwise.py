@@ -195,14 +195,21 @@ def is_map(spec: Spec) -> bool:
     return isinstance(spec, LogisticSpec | ReluSpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is not None)
 
 
+def pack_map(spec: Spec, rule: Rule) -> MapLayer:
+    """A function of one code, for which is_map holds."""
+    rule = replace(rule, rounding=uniform(rule.rounding, math.prod(spec.output_shape)))
+    if rule.rounding in V1U_BLOCKS:
+        raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")
+    return MapLayer(spec, unary_table(spec, rule))
+
+
 def pack(spec: Spec, rule: Rule) -> AffineLayer | MapLayer:
     """QUANTIZE, DEQUANTIZE, or an operator on one 8-bit code whose output has its input's shape."""
-    rule = replace(rule, rounding=uniform(rule.rounding, math.prod(spec.output_shape)))
     is_affine = isinstance(spec, DequantizeSpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is None)
-    if rule.rounding in V1U_BLOCKS or (is_affine and rule.rounding is not Rounding.AFFINE_F32):
+    if is_affine and uniform(rule.rounding, math.prod(spec.output_shape)) is not Rounding.AFFINE_F32:
         raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")
     if isinstance(spec, QuantizeSpec) and spec.x_quant is None:
         return AffineLayer(spec, AffineMap("quantize", spec.out_quant))
     if isinstance(spec, DequantizeSpec):
         return AffineLayer(spec, AffineMap("dequantize", spec.x_quant))
-    return MapLayer(spec, unary_table(spec, rule))
+    return pack_map(spec, rule)

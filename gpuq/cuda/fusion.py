@@ -14,15 +14,13 @@ from typing import TypeGuard
 import numpy as np
 
 from gpuq import numerics
-from gpuq.cuda import binary
-from gpuq.cuda.elementwise import is_map
+from gpuq.cuda import binary, elementwise
 from gpuq.cuda.epilogue import Fusion
 from gpuq.numerics import Rule
 from gpuq.ops.add import AddSpec
 from gpuq.ops.broadcast import BinarySpec
 from gpuq.ops.spec import Spec
 from gpuq.ops.sub import SubSpec
-from gpuq.ops.tables import unary_table
 
 # Words of the packed factor; see kernels_cuda/epilogue.cuh.
 _FACTOR_WORDS = 4
@@ -48,7 +46,7 @@ def is_sum(spec: Spec) -> TypeGuard[BinarySpec]:
 
 def can_follow(spec: Spec) -> bool:
     """Whether an operator can run in the kernel before it."""
-    return is_map(spec) or is_sum(spec)
+    return elementwise.is_map(spec) or is_sum(spec)
 
 
 def pack(followers: Sequence[Follower]) -> Fusion:
@@ -63,7 +61,7 @@ def pack(followers: Sequence[Follower]) -> Fusion:
     for follower in followers:
         spec = follower.spec
         if not is_sum(spec):
-            codes = unary_table(spec, follower.rule).view(np.uint8)[codes].astype(np.int64)
+            codes = elementwise.pack_map(spec, follower.rule).table.view(np.uint8)[codes].astype(np.int64)
             continue
         layer = binary.pack(spec, follower.rule)
         # By the chain's first code, as the convolution gives it.
@@ -73,7 +71,7 @@ def pack(followers: Sequence[Follower]) -> Fusion:
             header[2 * number : 2 * number + 2] = line or (0, 0)
             if line is None:
                 tables.append(each)
-        act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
+        act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, layer.bounds)
         header[4:7] = spec.out_quant.scalar_zero_point(), act_min, act_max
         factor = np.frombuffer(layer.factors.tobytes(), np.int32)
         header[8 : 8 + factor.size] = factor

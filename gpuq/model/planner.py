@@ -326,10 +326,12 @@ def _resolve(graph: Graph, profile: str) -> dict[int, numerics.Rule]:
     rules: dict[int, numerics.Rule] = {}
     problems: dict[str, list[int]] = {}
     for node in graph.nodes:
-        try:
-            rules[node.index] = numerics.resolve(profile, node.spec)
-        except UnsupportedModel:
-            problems.setdefault(f"{node.spec.op} on {node.spec.activation_dtype}", []).append(node.index)
+        row = numerics.find_row(profile, node.spec)
+        if row is not None and row.rule is not None:
+            rules[node.index] = row.rule
+            continue
+        what = f"{node.spec.op} on {node.spec.activation_dtype}"
+        problems.setdefault(what if row is None else f"{what}, {row.why}", []).append(node.index)
     if problems:
         texts = (f"{text} ({len(nodes)} operator{'s' * (len(nodes) > 1)})" for text, nodes in problems.items())
         raise UnsupportedModel(
