@@ -62,9 +62,13 @@ class Rounding(Enum):
     FIXED_POINT_SINGLE = "fixed_point_single"
     """As fixed_point, where a build rounds once: SOFTMAX caps its factor at 2^30 - 1 and not at 2^31 - 1."""
     TABLE_F32 = "table_f32"
-    """A 256-entry table computed in float32 (LOGISTIC in LiteRT, SOFTMAX of its optimized kernels)."""
+    """A 256-entry table computed in float32 (LOGISTIC, TANH, ELU in LiteRT, SOFTMAX of its optimized kernels)."""
     TABLE_F64 = "table_f64"
     """A 256-entry table computed in float64, ties to even (LOGISTIC of XNNPACK)."""
+    TABLE_F32_EXP = "table_f32_exp"
+    """As table_f32, with exp(x) - 1 in place of expm1(x) (ELU in TFLite Micro)."""
+    V1_BYTES = "v1_bytes"
+    """V1 on int8 codes taken for the unsigned bytes that hold them (SUM in LiteRT's reference kernels)."""
     AFFINE_F32 = "affine_f32"
     """float32 quotients and products as quantize.h, dequantize.h and concatenation.h write them."""
     AFFINE_F32_BLOCK8 = "affine_f32_block8"
@@ -345,9 +349,15 @@ def requantize(acc: npt.NDArray[Any], rounding: Rounding, reals: npt.NDArray[np.
 # ---------------------------------------------------------------------------------------- activation ranges
 
 ACTIVATION_BOUNDS: Mapping[str | None, tuple[float | None, float | None]] = MappingProxyType(
-    {None: (None, None), "relu": (0.0, None), "relu6": (0.0, 6.0), "relu_n1_to_1": (-1.0, 1.0)}
+    {
+        None: (None, None),
+        "relu": (0.0, None),
+        "relu6": (0.0, 6.0),
+        "relu_n1_to_1": (-1.0, 1.0),
+        "relu_0_to_1": (0.0, 1.0),
+    }
 )
-"""Real bounds of each fused activation; None is no bound."""
+"""Real bounds of each activation; None is no bound. Files fuse all but "relu_0_to_1", an operator of its own."""
 
 
 def activation_range(activation: str | None, quant: Quant, bounds: Bounds = Bounds.AWAY) -> tuple[int, int]:
@@ -512,6 +522,22 @@ def _no_stride_beyond_window(spec: Any) -> bool:
     return bool(window.stride_h <= window.kernel_h and window.stride_w <= window.kernel_w)
 
 
+def _on_codes(spec: OperatorSpec) -> bool:
+    return spec.activation_dtype in (np.int8, np.uint8)
+
+
+def _of_kinds(*names: str) -> Callable[[OperatorSpec], bool]:
+    """Holds for operators on these dtypes."""
+    kinds = [np.dtype(name) for name in names]
+    return lambda spec: spec.activation_dtype in kinds
+
+
+def _cast_in_micro(spec: OperatorSpec) -> bool:
+    """From and to int8, int32, bool: what TFLite Micro's CAST has."""
+    kinds = (np.int8, np.int32, np.bool_)
+    return spec.activation_dtype in kinds and getattr(spec, "out_dtype", None) in kinds
+
+
 _COPIES = "RESHAPE SQUEEZE EXPAND_DIMS PAD RESIZE_NEAREST_NEIGHBOR ARG_MAX"
 _CODE_MEANS = "AVERAGE_POOL_2D MAX_POOL_2D"
 
@@ -566,6 +592,30 @@ _XNNPACK = (
     _row("MAX_POOL_2D", _no_stride_beyond_window, Rounding.EXACT, bounds=Bounds.EVEN),
 )
 
+_COMPARISONS = "EQUAL NOT_EQUAL GREATER GREATER_EQUAL LESS LESS_EQUAL"
+_CHOICES = "MAXIMUM MINIMUM REDUCE_MAX REDUCE_MIN SELECT SELECT_V2"
+
+_ANY = ("int8", "uint8", "int32", "int64", "float32", "bool")
+_LITERT_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "TRANSPOSE STRIDED_SLICE SLICE GATHER GATHER_ND REVERSE_V2 TILE BROADCAST_TO PADV2 MIRROR_PAD": _ANY,
+        "SPACE_TO_BATCH_ND BATCH_TO_SPACE_ND": _ANY,
+        "SPACE_TO_DEPTH DEPTH_TO_SPACE SPLIT SPLIT_V PACK": ("int8", "uint8", "int32", "int64", "float32"),
+        "UNPACK": ("int8", "uint8", "int32", "float32", "bool"),
+    }
+)
+_TFLM_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "REVERSE_V2 BROADCAST_TO": _ANY,
+        "STRIDED_SLICE SLICE": ("int8", "int32", "float32", "bool"),
+        "PACK": ("int8", "int32", "int64", "float32"),
+        "SPLIT SPLIT_V UNPACK PADV2": ("int8", "int32", "float32"),
+        "TRANSPOSE GATHER GATHER_ND MIRROR_PAD": ("int8", "float32"),
+        "SPACE_TO_DEPTH DEPTH_TO_SPACE SPACE_TO_BATCH_ND BATCH_TO_SPACE_ND": ("int8", "float32"),
+    }
+)
+"""What kinds of numbers the runtimes move; measured, for the sources do not say all of it."""
+
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
         "litert_ref": Profile(
@@ -575,13 +625,25 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("CONV_2D DEPTHWISE_CONV_2D", _on_uint8, Rounding.V1, Product.F32),
                 _row("CONV_2D DEPTHWISE_CONV_2D", _on_int8, Rounding.V1),
                 _row("FULLY_CONNECTED", _always, Rounding.V6),
-                _row("MUL RELU RELU6", _always, Rounding.V1, Product.ALL_F32),
-                _row("ADD SUB MEAN", _always, Rounding.V1),
+                _row("TRANSPOSE_CONV", _on_uint8, Rounding.V1, Product.F32),
+                _row("TRANSPOSE_CONV", _on_int8, Rounding.V1),
+                _row("BATCH_MATMUL", _on_int8, Rounding.V1, Product.F32),
+                _row("MUL RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1", _always, Rounding.V1, Product.ALL_F32),
+                _row("LEAKY_RELU PRELU ABS", _always, Rounding.V1, Product.ALL_F32),
+                _row("ADD SUB MEAN SQUARED_DIFFERENCE", _always, Rounding.V1),
+                _row("SUM", _on_int8, Rounding.V1_BYTES),
+                _row("SUM", _on_uint8, Rounding.V1),
                 _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
                 _row("QUANTIZE", _always, Rounding.V1),
                 _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
-                _row("SOFTMAX", _always, Rounding.FIXED_POINT),
-                _row("LOGISTIC", _always, Rounding.TABLE_F32),
+                _row("SOFTMAX HARD_SWISH L2_NORMALIZATION", _always, Rounding.FIXED_POINT),
+                _row("LOGISTIC TANH", _always, Rounding.TABLE_F32),
+                _row(_COMPARISONS, _on_codes, Rounding.V1),
+                _row(_COMPARISONS, _of_kinds("int32", "int64", "bool"), Rounding.EXACT),
+                _row(_CHOICES, _of_kinds("int8", "uint8", "int32", "int64"), Rounding.EXACT),
+                _row("NEG", _of_kinds("int8", "int32", "int64"), Rounding.EXACT),
+                _row("CAST", _of_kinds("int8", "uint8", "int32", "int64", "bool"), Rounding.EXACT),
+                *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _LITERT_MOVEMENTS.items()),
                 _row("RESIZE_BILINEAR", _on_uint8, Rounding.AFFINE_F32),
                 _row("RESIZE_BILINEAR", _on_int8, Rounding.EXACT),
                 _row("CONCATENATION", _on_uint8, Rounding.AFFINE_F32),
@@ -595,11 +657,22 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             (
                 _row("CONV_2D DEPTHWISE_CONV_2D", _on_int8, Rounding.V1),
                 _row("FULLY_CONNECTED ADD SUB MUL MEAN RELU", _on_int8, Rounding.V1),
+                _row("TRANSPOSE_CONV PRELU SUM SQUARED_DIFFERENCE", _on_int8, Rounding.V1),
+                _row("BATCH_MATMUL", _on_int8, Rounding.V1, Product.F32),
+                _row("LEAKY_RELU ABS", _on_int8, Rounding.V1),
+                _row("ELU", _on_int8, Rounding.TABLE_F32_EXP),
                 _row("RELU6", _on_int8, Rounding.EXACT),
                 _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
                 _row("QUANTIZE", _always, Rounding.V1),
                 _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
-                _row("SOFTMAX LOGISTIC", _on_int8, Rounding.FIXED_POINT),
+                _row("SOFTMAX LOGISTIC TANH HARD_SWISH L2_NORMALIZATION", _on_int8, Rounding.FIXED_POINT),
+                _row(_COMPARISONS, _on_int8, Rounding.V1),
+                _row(_COMPARISONS, _of_kinds("int32", "int64"), Rounding.EXACT),
+                _row("EQUAL NOT_EQUAL", _of_kinds("bool"), Rounding.EXACT),
+                _row("MAXIMUM MINIMUM", _of_kinds("int8", "int32", "int64"), Rounding.EXACT),
+                _row("REDUCE_MAX REDUCE_MIN SELECT_V2", _on_int8, Rounding.EXACT),
+                _row("CAST", _cast_in_micro, Rounding.EXACT),
+                *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _TFLM_MOVEMENTS.items()),
                 _row("RESIZE_BILINEAR CONCATENATION", _on_int8, Rounding.EXACT),
                 _row(f"{_COPIES} {_CODE_MEANS}", _on_int8, Rounding.EXACT),
             ),

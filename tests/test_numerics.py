@@ -370,8 +370,16 @@ RULES: list[tuple[str, str, str, Quant | None, Rule | None]] = [
     *((profile, "QUANTIZE", "float32", None, Rule(Rounding.AFFINE_F32)) for profile in ("litert_ref", "tflm")),
     *((profile, "DEQUANTIZE", "int8", None, Rule(Rounding.AFFINE_F32)) for profile in ("litert_ref", "tflm")),
     *((profile, "SOFTMAX", "int8", None, Rule(Rounding.FIXED_POINT)) for profile in ("litert_ref", "tflm")),
-    ("litert_ref", "LOGISTIC", "int8", None, Rule(Rounding.TABLE_F32)),
-    ("tflm", "LOGISTIC", "int8", None, Rule(Rounding.FIXED_POINT)),
+    *(("litert_ref", op, "int8", None, Rule(Rounding.TABLE_F32)) for op in ("LOGISTIC", "TANH")),
+    *(("tflm", op, "int8", None, Rule(Rounding.FIXED_POINT)) for op in ("LOGISTIC", "TANH")),
+    ("tflm", "ELU", "int8", None, Rule(Rounding.TABLE_F32_EXP)),
+    *(("litert_ref", op, "int8", None, Rule(Rounding.V1, Product.ALL_F32)) for op in ("LEAKY_RELU", "PRELU", "ABS")),
+    *(("tflm", op, "int8", None, Rule(Rounding.V1)) for op in ("LEAKY_RELU", "PRELU", "ABS", "SUM", "TRANSPOSE_CONV")),
+    ("litert_ref", "SUM", "int8", None, Rule(Rounding.V1_BYTES)),
+    ("litert_ref", "SUM", "uint8", None, Rule(Rounding.V1)),
+    ("litert_ref", "TRANSPOSE_CONV", "int8", PER_CHANNEL, Rule(Rounding.V1)),
+    ("litert_ref", "TRANSPOSE_CONV", "uint8", PER_TENSOR, Rule(Rounding.V1, Product.F32)),
+    *((profile, "BATCH_MATMUL", "int8", None, Rule(Rounding.V1, Product.F32)) for profile in ("litert_ref", "tflm")),
     ("litert_ref", "RESIZE_BILINEAR", "int8", None, Rule(Rounding.EXACT)),
     ("litert_ref", "RESIZE_BILINEAR", "uint8", None, Rule(Rounding.AFFINE_F32)),
     ("litert_ref", "CONCATENATION", "int8", None, Rule(Rounding.EXACT)),
@@ -380,9 +388,12 @@ RULES: list[tuple[str, str, str, Quant | None, Rule | None]] = [
     # What a runtime does not run, its profile refuses.
     ("litert_ref", "CONV_2D", "int16", PER_CHANNEL, None),
     ("litert_ref", "RESIZE_BILINEAR", "int16", None, None),
-    ("litert_ref", "TANH", "int8", None, None),
+    ("litert_ref", "ELU", "int8", None, None),
+    ("litert_ref", "GELU", "int8", None, None),
     *(("tflm", op, "uint8", PER_TENSOR, None) for op in ("CONV_2D", "FULLY_CONNECTED", "ADD", "SOFTMAX", "PAD")),
     ("tflm", "RELU", "int16", None, None),
+    ("tflm", "TRANSPOSE", "int32", None, None),
+    ("tflm", "TILE", "int8", None, None),
 ]
 
 

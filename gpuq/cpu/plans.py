@@ -7,21 +7,25 @@ from typing import Any
 
 import numpy.typing as npt
 
+from gpuq.cpu.batch_matmul import BatchMatmulPlan
 from gpuq.cpu.conv2d import Conv2dPlan, FullyConnectedPlan
 from gpuq.cpu.depthwise_conv2d import DepthwiseConv2dPlan
 from gpuq.cpu.reference import ReferencePlan
 from gpuq.cpu.resize_bilinear import ResizeBilinearPlan
 from gpuq.cpu.table import BinaryTablePlan, UnaryTablePlan
+from gpuq.cpu.transpose_conv import TransposeConvPlan
 from gpuq.numerics import Rule
-from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.batch_matmul import BatchMatmulSpec
+from gpuq.ops.broadcast import BinaryCodesSpec
+from gpuq.ops.comparison import ComparisonSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.fully_connected import FullyConnectedSpec
-from gpuq.ops.logistic import LogisticSpec
 from gpuq.ops.quantize import QuantizeSpec
-from gpuq.ops.relu import ReluSpec
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec
 from gpuq.ops.spec import Spec
+from gpuq.ops.transpose_conv import TransposeConvSpec
+from gpuq.ops.unary import UnarySpec
 from gpuq.plan import Plan
 
 
@@ -32,7 +36,7 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
         constants: one entry per operand in the file's order; None where the operand is an activation, or is left
             out (a missing bias).
     """
-    if isinstance(spec, Conv2dSpec | DepthwiseConv2dSpec | FullyConnectedSpec):
+    if isinstance(spec, Conv2dSpec | DepthwiseConv2dSpec | FullyConnectedSpec | TransposeConvSpec):
         weights, bias = constants[1], constants[2] if len(constants) > 2 else None
         if weights is None:
             raise spec.fail("weights must be constant")
@@ -40,13 +44,17 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
             return Conv2dPlan(spec, rule, weights, bias)
         if isinstance(spec, FullyConnectedSpec):
             return FullyConnectedPlan(spec, rule, weights, bias)
+        if isinstance(spec, TransposeConvSpec):
+            return TransposeConvPlan(spec, rule, weights, bias)
         if spec.in_c == 1:
             # One input channel: every output channel sees the same image, which is a dense convolution.
             return Conv2dPlan(one_channel_as_conv2d(spec), rule, weights.transpose(3, 1, 2, 0), bias)
         return DepthwiseConv2dPlan(spec, rule, weights, bias)
-    if isinstance(spec, BinarySpec):
+    if isinstance(spec, BinaryCodesSpec) or (isinstance(spec, ComparisonSpec) and spec.a_quant is not None):
         return BinaryTablePlan(spec, rule, *constants)
-    if isinstance(spec, LogisticSpec | ReluSpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is not None):
+    if isinstance(spec, BatchMatmulSpec):
+        return BatchMatmulPlan(spec, rule, constants)
+    if isinstance(spec, UnarySpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is not None):
         return UnaryTablePlan(spec, rule)
     if isinstance(spec, ResizeBilinearSpec) and constants[0] is None:
         return ResizeBilinearPlan(spec, rule)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.numerics import V1U_BLOCKS, Rounding, Rule, uniform
-from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.broadcast import BroadcastSpec
 from gpuq.ops.spec import Spec
 from gpuq.ops.tables import binary_table, unary_table
 
@@ -53,7 +53,7 @@ class UnaryTablePlan:
 class BinaryTablePlan:
     """y = table[a, b], with broadcasting and constant operands."""
 
-    def __init__(self, spec: BinarySpec, rule: Rule, a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> None:
+    def __init__(self, spec: BroadcastSpec, rule: Rule, a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> None:
         self.spec = spec
         self.name = f"{spec.op.lower()}_table"
         self._table = binary_table(spec, rule)

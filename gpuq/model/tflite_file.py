@@ -65,7 +65,11 @@ _OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "Pool2DOptions",
             "Padding StrideW StrideH FilterWidth FilterHeight FusedActivationFunction",
         ),
-        "MEAN": ("ReducerOptions", "KeepDims"),
+        "TRANSPOSE_CONV": ("TransposeConvOptions", "Padding StrideW StrideH FusedActivationFunction"),
+        "BATCH_MATMUL": ("BatchMatMulOptions", "AdjX AdjY"),
+        "LEAKY_RELU": ("LeakyReluOptions", "Alpha"),
+        "L2_NORMALIZATION": ("L2NormOptions", "FusedActivationFunction"),
+        **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), ("ReducerOptions", "KeepDims")),
         "SOFTMAX": ("SoftmaxOptions", "Beta"),
         "RESHAPE": ("ReshapeOptions", "NewShapeAsNumpy"),
         "SQUEEZE": ("SqueezeOptions", "SqueezeDimsAsNumpy"),
@@ -74,9 +78,14 @@ _OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", "AlignCorners HalfPixelCenters"),
         "SHAPE": ("ShapeOptions", "OutType"),
         "PACK": ("PackOptions", "Axis"),
+        "UNPACK": ("UnpackOptions", "Axis"),
+        "GATHER": ("GatherOptions", "Axis BatchDims"),
+        "SPACE_TO_DEPTH": ("SpaceToDepthOptions", "BlockSize"),
+        "DEPTH_TO_SPACE": ("DepthToSpaceOptions", "BlockSize"),
+        "MIRROR_PAD": ("MirrorPadOptions", "Mode"),
         "STRIDED_SLICE": (
             "StridedSliceOptions",
-            "BeginMask EndMask EllipsisMask NewAxisMask ShrinkAxisMask",
+            "BeginMask EndMask EllipsisMask NewAxisMask ShrinkAxisMask Offset",
         ),
     }
 )

@@ -13,8 +13,10 @@ import numpy.typing as npt
 from gpuq.errors import InputTypeError, InputValueError, MalformedModel, ModelLimit, UnsupportedModel
 from gpuq.model.graph import Graph, Node, Signature, Tensor
 from gpuq.model.tflite_file import RawModel, RawOperator, RawTensor, parse
-from gpuq.model.tflite_operators import CONVERTERS, FOLDED, ONE_DATA_INPUT, OperatorView, fold
-from gpuq.ops.spec import shape_text
+from gpuq.model.tflite_operators import CONVERTERS, DATA_INPUTS, SHAPE_ARITHMETIC, OperatorView, shape_value
+from gpuq.numerics import Rounding, Rule
+from gpuq.ops.registry import constant_operands, reference
+from gpuq.ops.spec import Spec, shape_text
 from gpuq.quant import QUANTIZED_DTYPES, Quant
 
 _DTYPES: dict[str, npt.DTypeLike] = {
@@ -33,7 +35,7 @@ _DTYPES: dict[str, npt.DTypeLike] = {
 }
 
 
-# Elements of what PACK makes of constants: it is only there to build shapes.
+# Elements of what is computed while the model is read: it is only there to build shapes.
 MAX_SHAPE_ELEMENTS = 1 << 20
 
 
@@ -242,19 +244,18 @@ def _convert(
             return
     view = OperatorView(operator, tensors)
     try:
-        if operator.name in CONVERTERS or operator.name in FOLDED:
+        if operator.name in CONVERTERS or operator.name == "SHAPE":
             view.check_input_count()
-        value = fold(view, min(limits.elements, MAX_SHAPE_ELEMENTS))
-        if value is not None:
-            value.flags.writeable = False
-            index = view.out.index
-            tensors[index] = replace(tensors[index], shape=value.shape, dtype=value.dtype, data=value)
-            folded.append(index)
+        shape = shape_value(view)
+        if shape is not None:
+            _set_value(tensors, folded, view.out.index, shape)
             return
         if operator.name not in CONVERTERS:
             problems.add(operator.name, operator)
             return
-        spec, shape = CONVERTERS[operator.name](view)
+        converted = CONVERTERS[operator.name](view)
+        pieces = converted if isinstance(converted, list) else [converted]
+        outputs = operator.outputs if isinstance(converted, list) else (view.out.index,)
     except InputTypeError as error:
         problems.add(str(error), operator)
         return
@@ -263,13 +264,36 @@ def _convert(
         if problems.found:
             return
         raise MalformedModel(f"{where}: {error}") from error
-    out = view.out
-    if math.prod(shape) > limits.elements:
-        raise ModelLimit(f"{where}: {operator.name} gives {math.prod(shape)} elements; the limit is {limits.elements}")
-    # The shape that follows from the inputs counts, as in the runtimes; converters leave stale ones behind.
-    tensors[out.index] = replace(out, shape=shape)
-    inputs = operator.inputs[:1] if operator.name in ONE_DATA_INPUT else operator.inputs
-    nodes.append(Node(operator.index, spec, inputs, operator.outputs))
+    positions = DATA_INPUTS.get(operator.name, range(len(operator.inputs)))
+    inputs = tuple(operator.inputs[position] for position in positions if position < len(operator.inputs))
+    for index, (spec, out_shape) in zip(outputs, pieces, strict=True):
+        elements = math.prod(out_shape)
+        if elements > limits.elements:
+            raise ModelLimit(f"{where}: {operator.name} gives {elements} elements; the limit is {limits.elements}")
+        value = None
+        if operator.name in SHAPE_ARITHMETIC and elements <= MAX_SHAPE_ELEMENTS:
+            value = _known(spec, [tensors[i].data if i >= 0 else None for i in inputs])
+        if value is not None:
+            _set_value(tensors, folded, index, value.reshape(out_shape))
+            continue
+        # The shape that follows from the inputs counts, as in the runtimes; converters leave stale ones behind.
+        tensors[index] = replace(tensors[index], shape=out_shape)
+        nodes.append(Node(operator.index, spec, inputs, (index,)))
+
+
+def _known(spec: Spec, operands: Sequence[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
+    """The value of an operator that moves or compares what is known; None where it needs run-time data."""
+    if any(operand is None for operand in operands):
+        return None
+    return reference(spec, Rule(Rounding.EXACT), *constant_operands(spec, operands))
+
+
+def _set_value(tensors: list[Tensor], folded: list[int], index: int, value: npt.NDArray[Any]) -> None:
+    """Makes a tensor that an operator computes a constant."""
+    value = np.array(value)
+    value.flags.writeable = False
+    tensors[index] = replace(tensors[index], shape=value.shape, dtype=value.dtype, data=value)
+    folded.append(index)
 
 
 def _tensor_problem(raw: RawTensor, tensor: Tensor) -> str | None:

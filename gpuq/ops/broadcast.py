@@ -1,4 +1,4 @@
-"""Broadcasting of two runs' tensors, shared by ADD, SUB and MUL."""
+"""Broadcasting of two runs' tensors, shared by all operators on two of them."""
 
 from __future__ import annotations
 
@@ -14,48 +14,73 @@ from gpuq.quant import Quant
 
 
 @dataclass(frozen=True, kw_only=True)
-class BinarySpec(Spec):
-    """An elementwise operator on two quantized tensors.
+class BroadcastSpec(Spec):
+    """An elementwise operator on two tensors.
 
     Args:
         a_shape, b_shape: shapes of one run; they broadcast by NumPy's rules.
-        a_quant, b_quant, out_quant: per tensor, int8 or uint8, all of one dtype.
-        activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
     """
 
     a_shape: Shape
     b_shape: Shape
-    a_quant: Quant
-    b_quant: Quant
-    out_quant: Quant
-    activation: str | None = None
 
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.a_quant.dtype, INT8, UINT8)
-        self.require_dtype("second input", self.b_quant.dtype, self.a_quant.dtype)
-        self.require_dtype("output", self.out_quant.dtype, self.a_quant.dtype)
-        self.require_per_tensor(a_quant=self.a_quant, b_quant=self.b_quant, out_quant=self.out_quant)
         try:
             np.broadcast_shapes(self.a_shape, self.b_shape)
         except ValueError:
             raise self.fail(
                 f"shapes {shape_text(self.a_shape)} and {shape_text(self.b_shape)} do not broadcast"
             ) from None
-        numerics.activation_range(self.activation, self.out_quant)
-
-    @property
-    def activation_dtype(self) -> np.dtype[Any]:
-        return self.a_quant.dtype
 
     @property
     def output_shape(self) -> Shape:
         return tuple(np.broadcast_shapes(self.a_shape, self.b_shape))
 
-    def aligned(self, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def aligned(self, *operands: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Both operands with their run axis in front and ranks made equal, so that NumPy broadcasts them."""
         rank = len(self.output_shape)
 
         def widen(x: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
             return run_shape(x, (1,) * (rank - len(shape)) + shape)
 
+        a, b = operands
         return widen(a, self.a_shape), widen(b, self.b_shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinaryCodesSpec(BroadcastSpec):
+    """An elementwise operator on two tensors of codes.
+
+    Args:
+        a_quant, b_quant, out_quant: per tensor, int8 or uint8, all of one dtype.
+    """
+
+    a_quant: Quant
+    b_quant: Quant
+    out_quant: Quant
+
+    def __post_init__(self) -> None:
+        self.require_dtype("input", self.a_quant.dtype, INT8, UINT8)
+        self.require_dtype("second input", self.b_quant.dtype, self.a_quant.dtype)
+        self.require_dtype("output", self.out_quant.dtype, self.a_quant.dtype)
+        self.require_per_tensor(a_quant=self.a_quant, b_quant=self.b_quant, out_quant=self.out_quant)
+        super().__post_init__()
+
+    @property
+    def activation_dtype(self) -> np.dtype[Any]:
+        return self.a_quant.dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class BinarySpec(BinaryCodesSpec):
+    """ADD, SUB, MUL.
+
+    Args:
+        activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
+    """
+
+    activation: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        numerics.activation_range(self.activation, self.out_quant)

@@ -14,7 +14,6 @@ internal/optimized/integer_ops/mean.h; XNNPACK src/operators/reduce-nd.c.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,53 +22,19 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops.spec import INT8, UINT8, Shape, Spec, clamp_to, run_shape
-from gpuq.quant import Quant
+from gpuq.ops.reduce import ReduceCodesSpec
+from gpuq.ops.spec import clamp_to, run_shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanSpec(Spec):
-    """The mean over some dimensions.
-
-    Args:
-        x_shape: shape of one run.
-        axes: dimensions of x_shape to reduce, each in [0, rank), sorted, without repeats.
-        keep_dims: keep reduced dimensions as 1.
-        x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
-    """
+class MeanSpec(ReduceCodesSpec):
+    """The mean over some dimensions. See ReduceSpec and ReduceCodesSpec for the fields."""
 
     op: ClassVar[str] = "MEAN"
 
-    x_shape: Shape
-    axes: tuple[int, ...]
-    keep_dims: bool
-    x_quant: Quant
-    out_quant: Quant
-
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.x_quant.dtype, INT8, UINT8)
-        self.require_dtype("output", self.out_quant.dtype, self.x_quant.dtype)
-        self.require_per_tensor(x_quant=self.x_quant, out_quant=self.out_quant)
-        self.require(
-            self.axes == tuple(sorted(set(self.axes))) and all(0 <= axis < len(self.x_shape) for axis in self.axes),
-            f"axes {self.axes} must be distinct, sorted dimensions of a tensor of rank {len(self.x_shape)}",
-        )
+        super().__post_init__()
         divided_multiplier(self)
-
-    @property
-    def activation_dtype(self) -> np.dtype[Any]:
-        return self.x_quant.dtype
-
-    @property
-    def count(self) -> int:
-        """Elements in one mean, n."""
-        return math.prod(self.x_shape[axis] for axis in self.axes)
-
-    @property
-    def output_shape(self) -> Shape:
-        if self.keep_dims:
-            return tuple(1 if i in self.axes else size for i, size in enumerate(self.x_shape))
-        return tuple(size for i, size in enumerate(self.x_shape) if i not in self.axes)
 
 
 def divided_multiplier(spec: MeanSpec) -> tuple[int, int]:
@@ -103,7 +68,7 @@ def float_factor_and_offset(spec: MeanSpec) -> tuple[np.float32, np.float32]:
 def reference(spec: MeanSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Exact means of (N, *x_shape) codes: (N, *output_shape) codes."""
     codes = run_shape(x, spec.x_shape).astype(np.int64)
-    total = codes.sum(axis=tuple(axis + 1 for axis in spec.axes), dtype=np.int64)
+    total = codes.sum(axis=spec.run_axes, dtype=np.int64)
     means = _means(spec, rule, total)
     clamped = clamp_to(means, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)
     return clamped.reshape(-1, *spec.output_shape)

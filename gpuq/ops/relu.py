@@ -1,4 +1,4 @@
-"""RELU, RELU6 as operators of their own: y = clamp(zp_y + V1(q - zp_x, s_x / s_y)).
+"""RELU, RELU6, RELU_N1_TO_1, RELU_0_TO_1 as operators of their own: y = clamp(zp_y + V1(q - zp_x, s_x / s_y)).
 
 LiteRT takes the factor in float32, TFLite Micro in float64. TFLite Micro's RELU6 does not rescale at all: it clamps the
 input's codes by the input's own quantization, whatever the output's says.
@@ -16,46 +16,40 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops.spec import INT8, UINT8, Shape, Spec, clamp_to
-from gpuq.quant import Quant
+from gpuq.ops.spec import clamp_to
+from gpuq.ops.unary import UnarySpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReluSpec(Spec):
-    """max(x, 0), rescaled to the output's quantization.
-
-    Args:
-        shape: shape of one run.
-        x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
-    """
+class ReluSpec(UnarySpec):
+    """max(x, 0), rescaled to the output's quantization. See UnarySpec for the fields."""
 
     op: ClassVar[str] = "RELU"
     activation: ClassVar[str] = "relu"
 
-    shape: Shape
-    x_quant: Quant
-    out_quant: Quant
-
-    def __post_init__(self) -> None:
-        self.require_dtype("input", self.x_quant.dtype, INT8, UINT8)
-        self.require_dtype("output", self.out_quant.dtype, self.x_quant.dtype)
-        self.require_per_tensor(x_quant=self.x_quant, out_quant=self.out_quant)
-
-    @property
-    def activation_dtype(self) -> np.dtype[Any]:
-        return self.x_quant.dtype
-
-    @property
-    def output_shape(self) -> Shape:
-        return self.shape
-
 
 @dataclass(frozen=True, kw_only=True)
 class Relu6Spec(ReluSpec):
-    """min(max(x, 0), 6), rescaled to the output's quantization. See ReluSpec for the fields."""
+    """min(max(x, 0), 6), rescaled to the output's quantization. See UnarySpec for the fields."""
 
     op: ClassVar[str] = "RELU6"
     activation: ClassVar[str] = "relu6"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReluN1To1Spec(ReluSpec):
+    """min(max(x, -1), 1), rescaled to the output's quantization. See UnarySpec for the fields."""
+
+    op: ClassVar[str] = "RELU_N1_TO_1"
+    activation: ClassVar[str] = "relu_n1_to_1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relu0To1Spec(ReluSpec):
+    """min(max(x, 0), 1), rescaled to the output's quantization. See UnarySpec for the fields."""
+
+    op: ClassVar[str] = "RELU_0_TO_1"
+    activation: ClassVar[str] = "relu_0_to_1"
 
 
 def reference(spec: ReluSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -18,6 +18,7 @@ UINT8 = np.dtype(np.uint8)
 FLOAT32 = np.dtype(np.float32)
 INT32 = np.dtype(np.int32)
 INT64 = np.dtype(np.int64)
+BOOL = np.dtype(np.bool_)
 
 
 @dataclass(frozen=True, kw_only=True)

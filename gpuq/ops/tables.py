@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.numerics import Rule
-from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.broadcast import BroadcastSpec
 from gpuq.ops.registry import reference
 from gpuq.ops.spec import Spec
 
@@ -29,7 +29,7 @@ def unary_table(spec: Spec, rule: Rule) -> npt.NDArray[Any]:
     return np.ascontiguousarray(reference(spec, rule, all_codes(spec.activation_dtype)))
 
 
-def binary_table(spec: BinarySpec, rule: Rule) -> npt.NDArray[Any]:
+def binary_table(spec: BroadcastSpec, rule: Rule) -> npt.NDArray[Any]:
     """(65536,) the result for each pair, the first code's byte being the upper one."""
     codes = all_codes(spec.activation_dtype)
     pairs = replace(spec, a_shape=(256, 1), b_shape=(1, 256))

@@ -30,6 +30,7 @@ TENSOR_TYPES: dict[str, int] = {
     "int16": schema.TensorType.INT16,
     "int32": schema.TensorType.INT32,
     "int64": schema.TensorType.INT64,
+    "bool": schema.TensorType.BOOL,
 }
 
 PADDINGS: dict[str, int] = {"SAME": schema.Padding.SAME, "VALID": schema.Padding.VALID}
@@ -200,10 +201,27 @@ _INT8_IS_VERSION_2 = {
     "DEQUANTIZE",
     "LOGISTIC",
     "MAX_POOL_2D",
+    "MAXIMUM",
     "MEAN",
+    "MINIMUM",
     "MUL",
     "PAD",
+    "REDUCE_MAX",
+    "REDUCE_MIN",
     "SOFTMAX",
+    "SQUARED_DIFFERENCE",
+    "SUM",
+    "TANH",
+    "TRANSPOSE",
+}
+
+# The first version serves all types that are drawn.
+_ALWAYS_VERSION_1 = {
+    *("RESHAPE", "SQUEEZE", "EXPAND_DIMS"),
+    *("ABS", "NEG", "ELU", "HARD_SWISH", "LEAKY_RELU", "PRELU", "RELU_N1_TO_1", "RELU_0_TO_1", "L2_NORMALIZATION"),
+    *("BATCH_MATMUL", "EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "SELECT", "SELECT_V2"),
+    *("SLICE", "SPLIT", "SPLIT_V", "PACK", "UNPACK", "GATHER_ND", "TILE", "REVERSE_V2", "CAST"),
+    *("SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "MIRROR_PAD", "PADV2"),
 }
 
 
@@ -248,6 +266,15 @@ def converter_version(
         return 3 if options.halfPixelCenters else 2 if int8 else 1
     if op_name == "RESIZE_NEAREST_NEIGHBOR":
         return 3 if options.halfPixelCenters or options.alignCorners else 2 if int8 else 1
-    if op_name in ("RESHAPE", "SQUEEZE", "EXPAND_DIMS"):
+    if op_name == "STRIDED_SLICE":
+        # The converter writes 6 where there are ellipses or new axes, which LiteRT's reference kernels have, but refuse.
+        return 3 if np.dtype(first.dtype) == bool else 1
+    if op_name == "GATHER":
+        return 5 if options.batchDims else 3 if np.dtype(first.dtype) == bool else 1
+    if op_name == "TRANSPOSE_CONV":
+        return 4 if options.fusedActivationFunction else 3 if len(inputs) == 4 else 2 if int8 else 1
+    if op_name == "BROADCAST_TO":
+        return 3 if int8 else 2
+    if op_name in _ALWAYS_VERSION_1:
         return 1
     raise ValueError(f"no version known for {op_name}")

@@ -132,11 +132,12 @@ class Source:
     def case(
         self,
         inputs: Sequence[TensorDef | None],
-        output: TensorDef,
+        output: TensorDef | Sequence[TensorDef],
         options: Any,
         arrays: Sequence[np.ndarray],
     ) -> Case:
-        model = build(self._op, inputs, [output], options)
+        outputs = [output] if isinstance(output, TensorDef) else output
+        model = build(self._op, inputs, outputs, options)
         return Case(self._op, f"seed={self.seed} {' '.join(self._record)}", model, tuple(arrays))
 
 

@@ -25,6 +25,8 @@ import gpuq
 from tests.compare import assert_equal_bits
 
 from . import strategies as ops
+from . import strategies_arithmetic as sums
+from . import strategies_movement as moves
 from .runtimes import PEERS, PeerRefused, run_samples
 from .strategies import INT8_ONLY, Case
 
@@ -56,6 +58,45 @@ LITERT: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
     "RESHAPE": (ops.reshape, 50),
     "SQUEEZE": (ops.squeeze, 50),
     "EXPAND_DIMS": (ops.expand_dims, 50),
+    "RELU_N1_TO_1": (partial(ops.relu, "RELU_N1_TO_1"), 60),
+    "RELU_0_TO_1": (partial(ops.relu, "RELU_0_TO_1"), 60),
+    "TANH": (sums.tanh, 60),
+    "HARD_SWISH": (sums.hard_swish, 100),
+    "LEAKY_RELU": (sums.leaky_relu, 150),
+    "ABS": (partial(ops.relu, "ABS", INT8_ONLY), 100),
+    "NEG": (sums.neg, 30),
+    "PRELU": (sums.prelu, 150),
+    "MAXIMUM": (partial(sums.maximum, "MAXIMUM"), 40),
+    "MINIMUM": (partial(sums.maximum, "MINIMUM"), 40),
+    "SQUARED_DIFFERENCE": (sums.squared_difference, 100),
+    "comparisons": (sums.comparison, 120),
+    "SELECT": (partial(sums.select, "SELECT"), 40),
+    "SELECT_V2": (partial(sums.select, "SELECT_V2"), 40),
+    "SUM": (partial(sums.total, with_bytes=True), 150),
+    "REDUCE_MAX": (partial(sums.extreme, "REDUCE_MAX"), 40),
+    "REDUCE_MIN": (partial(sums.extreme, "REDUCE_MIN"), 40),
+    "L2_NORMALIZATION": (sums.l2_normalization, 100),
+    "BATCH_MATMUL": (sums.batch_matmul, 150),
+    "TRANSPOSE_CONV": (sums.transpose_conv, 250),
+    "TRANSPOSE": (moves.transpose, 40),
+    "STRIDED_SLICE": (moves.strided_slice, 100),
+    "SLICE": (moves.slice_, 40),
+    "SPLIT": (moves.split, 40),
+    "SPLIT_V": (moves.split_v, 40),
+    "UNPACK": (moves.unpack, 40),
+    "PACK": (moves.pack, 40),
+    "GATHER": (moves.gather, 60),
+    "GATHER_ND": (moves.gather_nd, 40),
+    "TILE": (moves.tile, 30),
+    "BROADCAST_TO": (moves.broadcast_to, 30),
+    "REVERSE_V2": (moves.reverse_v2, 30),
+    "SPACE_TO_DEPTH": (partial(moves.space_to_depth, "SPACE_TO_DEPTH"), 30),
+    "DEPTH_TO_SPACE": (partial(moves.space_to_depth, "DEPTH_TO_SPACE"), 30),
+    "SPACE_TO_BATCH_ND": (moves.space_to_batch_nd, 40),
+    "BATCH_TO_SPACE_ND": (moves.batch_to_space_nd, 40),
+    "PADV2": (moves.padv2, 30),
+    "MIRROR_PAD": (moves.mirror_pad, 40),
+    "CAST": (moves.cast, 30),
 }
 
 TFLM: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
@@ -83,6 +124,41 @@ TFLM: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
     "RESIZE_BILINEAR": (partial(ops.resize, "RESIZE_BILINEAR", INT8_ONLY), 15),
     "RESIZE_NEAREST_NEIGHBOR": (partial(ops.resize, "RESIZE_NEAREST_NEIGHBOR", INT8_ONLY), 10),
     "ARG_MAX": (partial(ops.arg_max, INT8_ONLY, ["int32"]), 10),
+    "TANH": (partial(sums.tanh, INT8_ONLY), 60),
+    "ELU": (sums.elu, 60),
+    "HARD_SWISH": (partial(sums.hard_swish, INT8_ONLY), 40),
+    "LEAKY_RELU": (partial(sums.leaky_relu, INT8_ONLY), 60),
+    "ABS": (partial(ops.relu, "ABS", INT8_ONLY), 40),
+    "PRELU": (partial(sums.prelu, INT8_ONLY), 100),
+    "MAXIMUM": (partial(sums.maximum, "MAXIMUM", ("int8", "int32", "int64")), 10),
+    "MINIMUM": (partial(sums.maximum, "MINIMUM", ("int8", "int32", "int64")), 10),
+    "SQUARED_DIFFERENCE": (sums.squared_difference, 40),
+    "comparisons": (partial(sums.comparison, ("int8", "int32", "int64", "bool")), 40),
+    "SELECT_V2": (partial(sums.select, "SELECT_V2", INT8_ONLY), 10),
+    "SUM": (partial(sums.total, INT8_ONLY), 60),
+    "REDUCE_MAX": (partial(sums.extreme, "REDUCE_MAX", INT8_ONLY), 10),
+    "REDUCE_MIN": (partial(sums.extreme, "REDUCE_MIN", INT8_ONLY), 10),
+    "L2_NORMALIZATION": (partial(sums.l2_normalization, INT8_ONLY), 40),
+    "BATCH_MATMUL": (sums.batch_matmul, 40),
+    "TRANSPOSE_CONV": (partial(sums.transpose_conv, INT8_ONLY), 60),
+    "TRANSPOSE": (partial(moves.transpose, ("int8", "float32")), 10),
+    "STRIDED_SLICE": (partial(moves.strided_slice, ("int8", "int32", "float32", "bool"), masks=False), 30),
+    "SLICE": (partial(moves.slice_, ("int8", "int32", "float32", "bool")), 10),
+    "SPLIT": (partial(moves.split, ("int8", "int32", "float32"), micro=True), 10),
+    "SPLIT_V": (partial(moves.split_v, ("int8", "int32", "float32"), micro=True), 10),
+    "UNPACK": (partial(moves.unpack, ("int8", "int32", "float32")), 10),
+    "PACK": (partial(moves.pack, ("int8", "int32", "int64", "float32")), 10),
+    "GATHER": (partial(moves.gather, ("int8", "float32"), ("int32",)), 20),
+    "GATHER_ND": (partial(moves.gather_nd, ("int8", "float32"), ("int32",)), 10),
+    "BROADCAST_TO": (moves.broadcast_to, 10),
+    "REVERSE_V2": (moves.reverse_v2, 10),
+    "SPACE_TO_DEPTH": (partial(moves.space_to_depth, "SPACE_TO_DEPTH", ("int8", "float32")), 10),
+    "DEPTH_TO_SPACE": (partial(moves.space_to_depth, "DEPTH_TO_SPACE", ("int8", "float32")), 10),
+    "SPACE_TO_BATCH_ND": (partial(moves.space_to_batch_nd, ("int8", "float32"), pads=False), 10),
+    "BATCH_TO_SPACE_ND": (partial(moves.batch_to_space_nd, ("int8", "float32")), 10),
+    "PADV2": (partial(moves.padv2, ("int8", "int32", "float32")), 10),
+    "MIRROR_PAD": (partial(moves.mirror_pad, ("int8", "float32")), 10),
+    "CAST": (partial(moves.cast, ("int8", "int32", "bool"), ("int8", "int32", "bool")), 10),
 }
 
 
@@ -145,8 +221,11 @@ def check(strategy: SearchStrategy[Case], numerics: str, examples: int) -> None:
             return
         model = gpuq.load(case.model, numerics=numerics)
         got = model(*case.inputs)
+        outputs = [got] if isinstance(got, np.ndarray) else list(got)
+        assert len(outputs) == len(want), context
         try:
-            assert_equal_bits(got, want[0], context)
+            for number, (one, expected) in enumerate(zip(outputs, want, strict=True)):
+                assert_equal_bits(one, expected, f"output {number}, {context}")
         except AssertionError as error:
             # Hypothesis shrinks, and runs the smallest failing case last.
             raise AssertionError(f"{error}\nleft in {save(numerics, case)}") from None

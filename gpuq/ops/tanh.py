@@ -1,0 +1,59 @@
+"""TANH: a table over the 256 codes of the input, as LOGISTIC's.
+
+LiteRT computes the table in float32 with tanhf. TFLite Micro computes each code in fixed point (Q4.27) and gives
+multiples of 1/128 around code 0, whatever the output's parameters say.
+Sources: LiteRT tflite/kernels/internal/common.h (LUTPopulateInt8), activations.cc (TanhPrepare); tflite-micro 90b983c2,
+tensorflow/lite/micro/kernels/tanh.cc, tensorflow/lite/kernels/internal/reference/integer_ops/tanh.h.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq import numerics
+from gpuq.numerics import Rounding, Rule
+from gpuq.ops import fixed_point
+from gpuq.ops.spec import clamp_to
+from gpuq.ops.unary import (
+    UnarySpec,
+    float_table,
+    input_codes,
+    look_up,
+    real_inputs,
+    require_finite_inverse,
+    rounded_once,
+)
+
+FIXED_INTEGER_BITS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class TanhSpec(UnarySpec):
+    """Elementwise hyperbolic tangent. See UnarySpec for the fields."""
+
+    op: ClassVar[str] = "TANH"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_finite_inverse(self)
+
+
+def table(spec: TanhSpec, rule: Rule) -> npt.NDArray[Any]:
+    """The output code of every input code, from the dtype's minimum to its maximum; 256 entries."""
+    if rule.rounding is not Rounding.FIXED_POINT:
+        return float_table(spec, rounded_once(math.tanh, real_inputs(spec)))
+    centred = input_codes(spec)
+    scaled, inside = fixed_point.scaled_input(centred, spec.x_quant.scalar_scale(), FIXED_INTEGER_BITS)
+    codes = numerics.rounding_divide_by_pot(fixed_point.tanh(scaled, FIXED_INTEGER_BITS), 31 - 7)
+    saturated = np.where(centred > 0, spec.out_quant.qmax, spec.out_quant.qmin)
+    return clamp_to(np.where(inside, codes, saturated), spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)
+
+
+def reference(spec: TanhSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Exact tangents of codes of any shape."""
+    return look_up(spec, table(spec, rule), x)

@@ -1,0 +1,458 @@
+"""Random one-operator models of the operators that compute beyond strategies.py: the same care for ties and ranges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn
+
+from .one_operator import ACTIVATIONS, PADDINGS, TensorDef, constant
+from .strategies import (
+    BOTH,
+    MAX_MACS,
+    Case,
+    Source,
+    close,
+    coarse,
+    code_by_code,
+    dyadic,
+    layer,
+    rescaling,
+    shape,
+)
+from .strategies_movement import numbers
+
+# ------------------------------------------------------------------------------------------- functions of one code
+
+
+@st.composite
+def tanh(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
+    source = Source(draw, "TANH")
+    dtype = source.pick("dtype", dtypes)
+    zero_point = source.zero_point("in_zero_point", dtype)
+    in_scale = source.note("in_scale", source.log2(-14, 2))
+    sample, x = code_by_code(source, dtype, zero_point)
+    # LiteRT takes any output parameters, TFLite Micro takes it that they are these.
+    out_scale, out_zp = np.float32(1 / 128), 128 if dtype == "uint8" else 0
+    if len(dtypes) > 1 and source.flag("any_output"):
+        out_scale, out_zp = source.note("out_scale", source.log2(-12, 1)), source.zero_point("out_zero_point", dtype)
+    return source.case(
+        [TensorDef(sample, dtype, in_scale, zero_point)], TensorDef(sample, dtype, out_scale, out_zp), None, [x]
+    )
+
+
+@st.composite
+def elu(draw: DrawFn) -> Case:
+    source = Source(draw, "ELU")
+    zero_point = source.zero_point("in_zero_point", "int8")
+    in_scale = source.note("in_scale", source.log2(-12, 4))
+    sample, x = code_by_code(source, "int8", zero_point)
+    # Codes within int32: beyond it the conversion is undefined.
+    out_scale = source.note("out_scale", np.float32(in_scale * source.log2(-8, 8)))
+    return source.case(
+        [TensorDef(sample, "int8", in_scale, zero_point)],
+        TensorDef(sample, "int8", out_scale, source.zero_point("out_zero_point", "int8")),
+        None,
+        [x],
+    )
+
+
+@st.composite
+def hard_swish(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
+    source = Source(draw, "HARD_SWISH")
+    dtype = source.pick("dtype", dtypes)
+    zero_point = source.zero_point("in_zero_point", dtype)
+    sample, x = code_by_code(source, dtype, zero_point)
+    in_scale = source.log2(-10, 3) if source.flag("typical") else source.log2(-20, 15)
+    # in / 128 / out must stay below 1.
+    out_scale = np.float32(in_scale * source.log2(-6.9, 4))
+    return source.case(
+        [TensorDef(sample, dtype, source.note("in_scale", in_scale), zero_point)],
+        TensorDef(sample, dtype, source.note("out_scale", out_scale), source.zero_point("out_zero_point", dtype)),
+        schema.HardSwishOptionsT(),
+        [x],
+    )
+
+
+@st.composite
+def leaky_relu(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
+    source = Source(draw, "LEAKY_RELU")
+    dtype = source.pick("dtype", dtypes)
+    zero_point = source.zero_point("in_zero_point", dtype)
+    sample, x = code_by_code(source, dtype, zero_point)
+    in_scale, out_scale, out_zp = rescaling(source, x, zero_point, dtype)
+    kind = source.pick("alpha_kind", ["typical", "dyadic", "large", "zero", "one"])
+    alpha = {
+        "typical": lambda: source.rng.uniform(0.001, 0.9),
+        "dyadic": lambda: dyadic(source, float(source.rng.uniform(-6, 1))),
+        "large": lambda: source.rng.uniform(1, 4),
+        "zero": lambda: 0.0,
+        "one": lambda: 1.0,
+    }[kind]()
+    return source.case(
+        [TensorDef(sample, dtype, in_scale, zero_point)],
+        TensorDef(sample, dtype, out_scale, out_zp),
+        schema.LeakyReluOptionsT(alpha=float(source.note("alpha", np.float32(alpha)))),
+        [x],
+    )
+
+
+@st.composite
+def neg(draw: DrawFn) -> Case:
+    source = Source(draw, "NEG")
+    dtype = source.pick("dtype", ["int8", "int32", "int64"])
+    sample = shape(source)
+    scale = source.log2(-10, 2) if dtype == "int8" else None
+    tensor = TensorDef(sample, dtype, scale, 5 if dtype == "int8" else 0)
+    x = numbers(source, (source.runs * sample[0], *sample[1:]), dtype)
+    return source.case([tensor], tensor, schema.NegOptionsT(), [x])
+
+
+# --------------------------------------------------------------------------------------------- two and three inputs
+
+
+def operands(
+    source: Source, count: int = 2, scalars: bool = True
+) -> tuple[tuple[int, ...], list[tuple[int, ...]], list[bool]]:
+    """The output's shape, the operands' shapes that broadcast to it, and which of them are constants.
+
+    scalars: constants may leave dimensions out.
+    """
+    rank = source.integer("rank", 1, 4)
+    full = (source.first, *(source.integer(f"d{i}", 1, 7) for i in range(1, rank)))
+    shapes, fixed = [full], [False]
+    for number in range(1, count):
+        kind = source.pick(f"operand_{number}", ["input", "input broadcast", "constant", "constant broadcast"])
+        part = list(full)
+        if "broadcast" in kind:
+            part = [1 if source.rng.random() < 0.4 else size for size in part]
+            if kind == "constant broadcast" and scalars:
+                part = part[int(source.rng.integers(0, rank)) :]
+        shapes.append(tuple(part))
+        fixed.append("constant" in kind)
+    return full, shapes, fixed
+
+
+def stacked(source: Source, part: tuple[int, ...], fixed: bool) -> tuple[int, ...]:
+    """The shape of an operand's array: a constant's own, or that of all runs."""
+    return part if fixed else (source.runs * part[0], *part[1:])
+
+
+@st.composite
+def prelu(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
+    source = Source(draw, "PRELU")
+    dtype = source.pick("dtype", dtypes)
+    full, (first, second), (_, fixed) = operands(source)
+    z1, z2 = source.zero_point("zero_point_1", dtype), source.zero_point("zero_point_2", dtype)
+    x = source.activations(first, dtype, z1)
+    alpha = source.codes(stacked(source, second, fixed), dtype, z2)
+    mode = source.pick("scales", ["typical", "dyadic", "dyadic", "any"])
+    if mode == "dyadic":
+        bits = int(source.rng.integers(0, 3))
+        x, alpha = coarse(x, z1, bits), coarse(close(alpha, z2, 60), z2, bits)
+    x_scale, alpha_scale = source.log2(-10, 2), source.log2(-9, -4)
+    out_scale = np.float32(x_scale * source.log2(-2, 2))
+    if mode == "dyadic":
+        out_scale = np.float32(x_scale / np.float32(dyadic(source, float(source.rng.uniform(-3, 2)))))
+        alpha_scale = np.float32(np.float32(dyadic(source, -6.0)) * out_scale / x_scale)
+    elif mode == "any":
+        out_scale = np.float32(x_scale * source.log2(-8, 8))
+    source.note("scales", (x_scale, alpha_scale, out_scale))
+    return source.case(
+        [
+            TensorDef(first, dtype, x_scale, z1),
+            TensorDef(second, dtype, alpha_scale, z2, data=alpha if fixed else None),
+        ],
+        TensorDef(full, dtype, out_scale, source.zero_point("out_zero_point", dtype)),
+        None,
+        [x] if fixed else [x, alpha],
+    )
+
+
+@st.composite
+def maximum(draw: DrawFn, op: str, dtypes: Sequence[str] = ("int8", "uint8", "int32", "int64")) -> Case:
+    source = Source(draw, op)
+    dtype = source.pick("dtype", dtypes)
+    full, shapes, fixed = operands(source)
+    quantized = dtype in BOTH
+    scale = source.log2(-10, 2) if quantized else None
+    zero_point = source.zero_point("zero_point", dtype) if quantized else 0
+    arrays = [numbers(source, stacked(source, part, held), dtype) for part, held in zip(shapes, fixed, strict=True)]
+    return source.case(
+        [
+            TensorDef(part, dtype, scale, zero_point, data=array if held else None)
+            for part, array, held in zip(shapes, arrays, fixed, strict=True)
+        ],
+        TensorDef(full, dtype, scale, zero_point),
+        schema.MaximumMinimumOptionsT(),
+        [array for array, held in zip(arrays, fixed, strict=True) if not held],
+    )
+
+
+@st.composite
+def squared_difference(draw: DrawFn) -> Case:
+    source = Source(draw, "SQUARED_DIFFERENCE")
+    full, (first, second), (_, fixed) = operands(source)
+    z1, z2 = source.zero_point("zero_point_1", "int8"), source.zero_point("zero_point_2", "int8")
+    a = source.activations(first, "int8", z1)
+    b = source.codes(stacked(source, second, fixed), "int8", z2)
+    s1 = source.log2(-10, 2)
+    mode = source.pick("scales", ["typical", "dyadic", "any"])
+    s2 = np.float32(s1 * (np.float32(2.0 ** source.rng.integers(-2, 3)) if mode == "dyadic" else source.log2(-3, 3)))
+    larger = float(max(s1, s2))
+    # (2 max)^2 / (2^14 out) must be below 1.
+    steps = source.log2(-10, 12) if mode == "any" else source.log2(4, 11)
+    if mode == "dyadic":
+        s1, s2 = (np.float32(2.0 ** np.rint(np.log2(s))) for s in (s1, s2))
+        larger, steps = float(max(s1, s2)), np.float32(1 / dyadic(source, -8.0))
+    out_scale = np.float32(max(larger * larger * float(steps), 4.01 * larger * larger / 2**14))
+    source.note("s", (s1, s2, out_scale))
+    return source.case(
+        [
+            TensorDef(first, "int8", s1, z1),
+            TensorDef(second, "int8", s2, z2, data=b if fixed else None),
+        ],
+        TensorDef(full, "int8", out_scale, source.zero_point("out_zero_point", "int8")),
+        schema.SquaredDifferenceOptionsT(),
+        [a] if fixed else [a, b],
+    )
+
+
+_COMPARISONS = {
+    "EQUAL": schema.EqualOptionsT,
+    "NOT_EQUAL": schema.NotEqualOptionsT,
+    "GREATER": schema.GreaterOptionsT,
+    "GREATER_EQUAL": schema.GreaterEqualOptionsT,
+    "LESS": schema.LessOptionsT,
+    "LESS_EQUAL": schema.LessEqualOptionsT,
+}
+
+
+@st.composite
+def comparison(draw: DrawFn, dtypes: Sequence[str] = ("int8", "uint8", "int32", "int64", "bool")) -> Case:
+    op = draw(st.sampled_from(list(_COMPARISONS)))
+    source = Source(draw, op)
+    dtype = source.pick("dtype", [kind for kind in dtypes if kind != "bool" or ("EQUAL" in op[-5:] and op[0] in "EN")])
+    full, shapes, fixed = operands(source)
+    scales: list[Any] = [None, None]
+    zeros = [0, 0]
+    if dtype in BOTH:
+        s1 = source.log2(-14, -0.01)
+        s2 = min(np.float32(s1 * 2.0 ** source.rng.choice([0, 0, 1, -1, 0.3])), np.float32(0.99))
+        scales = [source.note("s1", s1), source.note("s2", s2)]
+        zeros = [source.zero_point(f"zero_point_{i}", dtype) for i in (1, 2)]
+    sizes = [stacked(source, part, held) for part, held in zip(shapes, fixed, strict=True)]
+    arrays = [numbers(source, size, dtype) for size in sizes]
+    if dtype != "bool" and source.flag("alike"):
+        arrays = [(array % 4).astype(dtype) for array in arrays]
+    return source.case(
+        [
+            TensorDef(part, dtype, scale, zero, data=array if held else None)
+            for part, scale, zero, array, held in zip(shapes, scales, zeros, arrays, fixed, strict=True)
+        ],
+        TensorDef(full, bool),
+        _COMPARISONS[op](),
+        [array for array, held in zip(arrays, fixed, strict=True) if not held],
+    )
+
+
+@st.composite
+def select(draw: DrawFn, op: str, dtypes: Sequence[str] = ("int8", "uint8", "int32", "int64")) -> Case:
+    source = Source(draw, op)
+    dtype = source.pick("dtype", dtypes)
+    if op == "SELECT":
+        full = shape(source, 6)
+        shapes = [source.pick("condition", [full, full[:1]]), full, full]
+        fixed = [False, False, source.flag("constant")]
+    else:
+        full, shapes, fixed = operands(source, 3)
+        order = source.draw("order", st.permutations(range(3)))
+        shapes, fixed = [shapes[i] for i in order], [fixed[i] for i in order]
+    kinds = ["bool", dtype, dtype]
+    scale = source.log2(-10, 2) if dtype in BOTH else None
+    arrays = [
+        numbers(source, stacked(source, part, held), kind)
+        for part, held, kind in zip(shapes, fixed, kinds, strict=True)
+    ]
+    return source.case(
+        [
+            TensorDef(part, kind, None if kind == "bool" else scale, data=array if held else None)
+            for part, kind, array, held in zip(shapes, kinds, arrays, fixed, strict=True)
+        ],
+        TensorDef(full, dtype, scale),
+        schema.SelectOptionsT() if op == "SELECT" else schema.SelectV2OptionsT(),
+        [array for array, held in zip(arrays, fixed, strict=True) if not held],
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- reductions
+
+
+def reduction(source: Source) -> tuple[tuple[int, ...], list[int], bool, tuple[int, ...], TensorDef]:
+    """Shape, axes, whether they are kept, the output's shape, and the constant that names the axes."""
+    rank = source.integer("rank", 2, 4)
+    sample = (source.first, *(source.integer(f"d{i}", 1, 12) for i in range(1, rank)))
+    axes = source.draw("axes", st.sets(st.integers(0, rank - 1), min_size=1).map(sorted))
+    keep_dims = source.flag("keep_dims")
+    if not keep_dims and len(axes) == rank:
+        axes = axes[1:]  # a scalar has no dimension to stack runs along
+    spelled = [axis - rank if source.rng.random() < 0.3 else axis for axis in axes]
+    source.rng.shuffle(spelled)
+    out_shape = tuple(1 if i in axes else d for i, d in enumerate(sample) if keep_dims or i not in axes)
+    return sample, axes, keep_dims, out_shape, constant(source.note("spelled", spelled))
+
+
+@st.composite
+def total(draw: DrawFn, dtypes: Sequence[str] = BOTH, with_bytes: bool = False) -> Case:
+    """with_bytes: int8 codes are taken for unsigned bytes, so that parameters follow the spread of those."""
+    source = Source(draw, "SUM")
+    dtype = source.pick("dtype", dtypes)
+    sample, axes, keep_dims, out_shape, axis = reduction(source)
+    zero_point = source.zero_point("in_zero_point", dtype)
+    x = source.activations(sample, dtype, zero_point)
+    seen = x.view(np.uint8) if with_bytes else x
+    count = math.prod(sample[i] for i in axes)
+    sums = seen.astype(np.int64).sum(axis=tuple(i for i in axes if i > 0)) - zero_point * (count - 1)
+    in_scale, out_scale, out_zp = rescaling(
+        source, sums, zero_point, "uint8" if with_bytes and dtype == "int8" else dtype
+    )
+    if with_bytes and dtype == "int8":
+        out_zp = min(out_zp, 127)
+    return source.case(
+        [TensorDef(sample, dtype, in_scale, zero_point), axis],
+        TensorDef(out_shape, dtype, out_scale, out_zp),
+        schema.ReducerOptionsT(keepDims=keep_dims),
+        [x],
+    )
+
+
+@st.composite
+def extreme(draw: DrawFn, op: str, dtypes: Sequence[str] = ("int8", "uint8", "int32", "int64")) -> Case:
+    source = Source(draw, op)
+    dtype = source.pick("dtype", dtypes)
+    sample, _, keep_dims, out_shape, axis = reduction(source)
+    scale = source.log2(-10, 2) if dtype in BOTH else None
+    zero_point = source.zero_point("zero_point", dtype) if dtype in BOTH else 0
+    x = numbers(source, (source.runs * sample[0], *sample[1:]), dtype)
+    return source.case(
+        [TensorDef(sample, dtype, scale, zero_point), axis],
+        TensorDef(out_shape, dtype, scale, zero_point),
+        schema.ReducerOptionsT(keepDims=keep_dims),
+        [x],
+    )
+
+
+@st.composite
+def l2_normalization(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
+    source = Source(draw, "L2_NORMALIZATION")
+    dtype = source.pick("dtype", dtypes)
+    depth = source.draw("depth", st.one_of(st.integers(1, 8), st.integers(1, 300)))
+    sample = (*source.pick("leading", [(source.first,), (source.first, 3), (source.first, 2, 2)]), depth)
+    zero_point = source.zero_point("in_zero_point", dtype)
+    x = source.activations(sample, dtype, zero_point)
+    if source.flag("small"):
+        x = close(x, zero_point, source.integer("farthest", 0, 3))
+    return source.case(
+        [TensorDef(sample, dtype, source.log2(-10, 2), zero_point)],
+        TensorDef(sample, dtype, 1 / 128, 128 if dtype == "uint8" else 0),
+        schema.L2NormOptionsT(),
+        [x],
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- products
+
+
+@st.composite
+def batch_matmul(draw: DrawFn) -> Case:
+    source = Source(draw, "BATCH_MATMUL")
+    batch = source.draw("batch", st.lists(st.integers(1, 3), min_size=1, max_size=2))
+    batch = (source.first, *batch[1:])
+    m, n = source.integer("m", 1, 9), source.integer("n", 1, 9)
+    k = source.draw("k", st.one_of(st.integers(1, 20), st.integers(1, 300)))
+    adj_x, adj_y = source.flag("adj_x"), source.flag("adj_y")
+    a_shape = (*batch, *((k, m) if adj_x else (m, k)))
+    # The runs lie along the first dimension of both inputs; further ones may broadcast.
+    other = [size if i == 0 or source.rng.random() < 0.7 else 1 for i, size in enumerate(batch)]
+    b_shape = (*other, *((n, k) if adj_y else (k, n)))
+    fixed = source.flag("constant")
+    z1, z2 = source.zero_point("zero_point_1", "int8"), source.zero_point("zero_point_2", "int8")
+    a = source.activations(a_shape, "int8", z1)
+    b = source.codes(stacked(source, b_shape, fixed), "int8", z2)
+    mode = source.pick("multiplier", ["typical", "dyadic", "dyadic", "any"])
+    if mode == "dyadic":
+        bits = int(source.rng.integers(0, 3))
+        a, b = coarse(a, z1, bits), coarse(b, z2, bits)
+    s1, s2 = source.log2(-10, 2), source.log2(-10, 0)
+    spread = max(float(a.std()) * float(b.std()) * math.sqrt(k), 1.0)
+    about = float(np.log2(source.rng.uniform(15, 60) / spread))
+    if mode == "dyadic":
+        out_scale = np.float32(np.float32(s1 * s2) / np.float32(dyadic(source, about)))
+    else:
+        out_scale = np.float32(
+            s1 * s2 / np.float32(2.0 ** (about if mode == "typical" else source.rng.uniform(-30, 4)))
+        )
+    source.note("s", (s1, s2, out_scale))
+    return source.case(
+        [
+            TensorDef(a_shape, "int8", s1, z1),
+            TensorDef(b_shape, "int8", s2, z2, data=b if fixed else None),
+        ],
+        TensorDef((*batch, m, n), "int8", out_scale, source.zero_point("out_zero_point", "int8")),
+        schema.BatchMatMulOptionsT(adjX=adj_x, adjY=adj_y),
+        [a] if fixed else [a, b],
+    )
+
+
+@st.composite
+def transpose_conv(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
+    source = Source(draw, "TRANSPOSE_CONV")
+    dtype = source.pick("dtype", dtypes)
+    padding = source.pick("padding", ["SAME", "VALID"])
+    kernel, stride, size, out_size = [], [], [], []
+    for axis in "hw":
+        kernel.append(source.integer(f"k{axis}", 1, 5))
+        stride.append(source.integer(f"stride_{axis}", 1, 3))
+        size.append(source.integer(axis, 1, 7))
+        if padding == "SAME":
+            # Any output of which a SAME convolution makes the input.
+            low = (size[-1] - 1) * stride[-1] + 1
+            out_size.append(source.integer(f"out_{axis}", low, size[-1] * stride[-1]))
+        else:
+            least = (size[-1] - 1) * stride[-1] + kernel[-1]
+            out_size.append(source.integer(f"out_{axis}", least, least + stride[-1] - 1))
+    in_c = source.integer("in_c", 1, 12)
+    taps = kernel[0] * kernel[1] * in_c
+    out_c = source.integer("out_c", 1, max(1, min(12, MAX_MACS // (size[0] * size[1] * taps))))
+    per_channel = dtype == "int8" and source.flag("per_channel") and out_c > 1
+    activation = source.pick("activation", list(ACTIVATIONS))
+    bias_mode = source.pick("bias", ["centred", "none", "zero", "noise", "extreme"])
+    in_zp, out_zp = source.zero_point("in_zero_point", dtype), source.zero_point("out_zero_point", dtype)
+    w_zp = source.zero_point("w_zero_point", dtype) if dtype == "uint8" else 0
+    x = source.activations((source.first, *size, in_c), dtype, in_zp)
+    w = source.codes((out_c, *kernel, in_c), dtype, w_zp)
+    drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel, bias_mode, 2.0**18 if dtype == "uint8" else 2.0**29)
+    out_shape = (source.first, *out_size, out_c)
+    inputs: list[TensorDef | None] = [
+        constant(out_shape),
+        TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w),
+        TensorDef((source.first, *x.shape[1:]), dtype, drawn.x_scale, in_zp),
+    ]
+    if drawn.bias is not None:
+        inputs.append(TensorDef((out_c,), np.int32, drawn.bias_scale, 0, data=drawn.bias))
+    return source.case(
+        inputs,
+        TensorDef(out_shape, dtype, drawn.out_scale, out_zp),
+        schema.TransposeConvOptionsT(
+            padding=PADDINGS[padding],
+            strideH=stride[0],
+            strideW=stride[1],
+            fusedActivationFunction=ACTIVATIONS[activation],
+        ),
+        [drawn.x],
+    )
