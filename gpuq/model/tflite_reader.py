@@ -35,6 +35,9 @@ _DTYPES: dict[str, npt.DTypeLike] = {
 }
 
 
+# Operators whose weights (input 1) may be int4, two to a byte: the runtimes unpack them and compute as with int8.
+INT4_WEIGHTS = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
+
 # Elements of what is computed while the model is read: it is only there to build shapes.
 MAX_SHAPE_ELEMENTS = 1 << 20
 
@@ -174,8 +177,10 @@ def _tensors(raw: RawModel, limits: Limits) -> list[Tensor]:
             raise MalformedModel(f"{where}: shape {tensor.shape} has a negative dimension")
         if math.prod(tensor.shape) > limits.elements:
             raise ModelLimit(f"{where}: {math.prod(tensor.shape)} elements; the limit is {limits.elements}")
-        # Types that NumPy lacks (INT4, STRING, ...) stay as void: operators that touch them are reported.
-        dtype = np.dtype(_DTYPES.get(tensor.type_name, np.void))
+        # Types that NumPy lacks (STRING, ...) stay as void: operators that touch them are reported. So are those that
+        # touch int4 constants, unless as weights: they are unpacked.
+        is_packed = tensor.type_name == "INT4" and tensor.data is not None
+        dtype = np.dtype(np.int8 if is_packed else _DTYPES.get(tensor.type_name, np.void))
         tensors.append(
             Tensor(
                 index=index,
@@ -210,11 +215,16 @@ def _data(
     """A constant's value; tensors of one buffer and dtype share it."""
     if tensor.data is None or dtype.kind == "V" or tensor.is_sparse:
         return None
-    expected = math.prod(tensor.shape) * dtype.itemsize
+    is_packed = tensor.type_name == "INT4"
+    elements = math.prod(tensor.shape)
+    expected = (elements + 1) // 2 if is_packed else elements * dtype.itemsize
     if tensor.data.size != expected:
+        kind = "int4" if is_packed else dtype
         raise MalformedModel(
-            f"{where}: its buffer has {tensor.data.size} bytes, {shape_text(tensor.shape)} of {dtype} needs {expected}"
+            f"{where}: its buffer has {tensor.data.size} bytes, {shape_text(tensor.shape)} of {kind} needs {expected}"
         )
+    if is_packed:
+        return unpacked_int4(tensor.data, elements).reshape(tensor.shape)
     key = (id(tensor.data), dtype)
     if key not in shared:
         # A copy is aligned, and does not keep the whole file in memory.
@@ -222,6 +232,17 @@ def _data(
         data.flags.writeable = False
         shared[key] = data
     return shared[key].reshape(tensor.shape)
+
+
+def unpacked_int4(packed: npt.NDArray[np.uint8], elements: int) -> npt.NDArray[np.int8]:
+    """Two's complement numbers of 4 bits as int8, the low half of each byte first; read-only.
+
+    Source: UnpackPackedIntToInt8, LiteRT tflite/kernels/internal/portable_tensor_utils.cc.
+    """
+    pairs = np.stack([packed << 4, packed & 0xF0], axis=-1)
+    values = (pairs.reshape(-1)[:elements].view(np.int8) >> 4).astype(np.int8)
+    values.flags.writeable = False
+    return values
 
 
 def _convert(
@@ -235,10 +256,11 @@ def _convert(
 ) -> None:
     """Appends the operator's node, or records why there is none; tensors get the shapes that follow."""
     where = f"operator #{operator.index}"
-    for index in (*operator.inputs, *operator.outputs):
+    for position, index in enumerate((*operator.inputs, *operator.outputs)):
         if index < 0:
             continue
-        problem = _tensor_problem(raw.tensors[index], tensors[index])
+        takes_int4 = position == 1 and operator.name in INT4_WEIGHTS
+        problem = _tensor_problem(raw.tensors[index], tensors[index], takes_int4=takes_int4)
         if problem:
             problems.add(f"{operator.name}: {problem}", operator)
             return
@@ -296,8 +318,8 @@ def _set_value(tensors: list[Tensor], folded: list[int], index: int, value: npt.
     folded.append(index)
 
 
-def _tensor_problem(raw: RawTensor, tensor: Tensor) -> str | None:
-    if tensor.dtype.kind == "V":
+def _tensor_problem(raw: RawTensor, tensor: Tensor, *, takes_int4: bool = False) -> str | None:
+    if tensor.dtype.kind == "V" or (raw.type_name == "INT4" and not takes_int4):
         return f"type {raw.type_name}"
     if raw.has_quantization_details:
         return "custom or blockwise quantization"

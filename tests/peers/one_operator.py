@@ -50,6 +50,7 @@ class TensorDef:
     scale, zero_point   one number, or one per channel along `axis`; scale None: no quantization
     axis                quantized_dimension, of meaning only with several scales
     data                the constant, of shape `shape` and type `dtype`; None for an activation
+    int4                the file holds the constant (int8, -8 to 7) as int4, two to a byte
     """
 
     shape: tuple[int, ...]
@@ -59,6 +60,7 @@ class TensorDef:
     axis: int = 0
     data: np.ndarray | None = None
     name: str = ""
+    int4: bool = False
 
     def __post_init__(self) -> None:
         if np.dtype(self.dtype).name not in TENSOR_TYPES:
@@ -152,16 +154,23 @@ class _Buffer(schema.BufferT):  # type: ignore[misc]
         return int(schema.BufferEnd(builder))
 
 
+def packed_int4(values: np.ndarray) -> np.ndarray:
+    """Bytes whose low halves hold the values at even positions, their high halves those at odd ones."""
+    padded = np.append(values, np.zeros(values.size % 2, np.uint8))
+    return (padded[::2] & 15) | (padded[1::2] << 4)
+
+
 def schema_tensor(definition: TensorDef, default_name: str, buffers: list[Any]) -> Any:
     tensor = schema.TensorT()
     tensor.name = definition.name or default_name
     tensor.shape = np.array(definition.shape, np.int32)
     tensor.hasRank = True
-    tensor.type = TENSOR_TYPES[np.dtype(definition.dtype).name]
+    tensor.type = schema.TensorType.INT4 if definition.int4 else TENSOR_TYPES[np.dtype(definition.dtype).name]
     tensor.buffer = 0
     if definition.data is not None:
         buffer = _Buffer()
-        buffer.data = np.frombuffer(np.ascontiguousarray(definition.data).tobytes(), np.uint8)
+        content = np.frombuffer(np.ascontiguousarray(definition.data).tobytes(), np.uint8)
+        buffer.data = packed_int4(content) if definition.int4 else content
         buffers.append(buffer)
         tensor.buffer = len(buffers) - 1
     if definition.scale is not None:
@@ -240,15 +249,24 @@ def converter_version(
     if op_name == "CONV_2D":
         weights = inputs[1]
         assert weights is not None
+        if weights.int4:
+            return 7
         if weights.shape[3] != first.shape[3]:
             return 6  # grouped
         return 3 if int8 else 1
     if op_name == "DEPTHWISE_CONV_2D":
+        weights = inputs[1]
+        assert weights is not None
+        if weights.int4:
+            # The converter writes 7; LiteRT's reference resolver ends at 6, with a kernel that has int4.
+            return 6
         dilated = options.dilationHFactor != 1 or options.dilationWFactor != 1
         return 3 if int8 else 2 if dilated else 1
     if op_name == "FULLY_CONNECTED":
         weights = inputs[1]
         assert weights is not None
+        if weights.int4:
+            return 10
         if int8 and np.size(np.asarray(weights.scale)) > 1:
             return 12
         if len(inputs) == 2:

@@ -352,8 +352,8 @@ def windows(source: Source, dilate: bool = True) -> dict[str, Any]:
 
 
 @st.composite
-def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False) -> Case:
-    """xnnpack: what XNNPACK defines, see XNNPACK_LARGEST."""
+def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False, int4: bool = False) -> Case:
+    """xnnpack: what XNNPACK defines, see XNNPACK_LARGEST. int4: weights of 4 bits."""
     source = Source(draw, "CONV_2D")
     dtype = source.pick("dtype", dtypes)
     window = windows(source)
@@ -371,6 +371,7 @@ def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False) -
 
     x = source.activations((source.first, window["h"], window["w"], group_in * groups), dtype, in_zp)
     w = source.codes((out, window["kh"], window["kw"], group_in), dtype, w_zp)
+    w = w >> 4 if int4 else w
     # The uint8 kernel checks the bias scale against the product of scales to 0.02 output steps.
     limit = XNNPACK_LARGEST if xnnpack else 2.0**18 if dtype == "uint8" else 2.0**29
     drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel and out > 1, bias_mode, limit, xnnpack)
@@ -384,7 +385,7 @@ def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False) -
     )
     inputs: list[TensorDef | None] = [
         TensorDef((source.first, *x.shape[1:]), dtype, drawn.x_scale, in_zp),
-        TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w),
+        TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w, int4=int4),
     ]
     if drawn.bias is not None:
         inputs.append(TensorDef((out,), np.int32, drawn.bias_scale, 0, data=drawn.bias))
@@ -397,8 +398,10 @@ def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False) -
 
 
 @st.composite
-def depthwise_conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, biased: bool = False, xnnpack: bool = False) -> Case:
-    """biased: always with a bias, without which LiteRT's optimized kernels crash; xnnpack: as in conv_2d."""
+def depthwise_conv_2d(
+    draw: DrawFn, dtypes: Sequence[str] = BOTH, biased: bool = False, xnnpack: bool = False, int4: bool = False
+) -> Case:
+    """biased: always with a bias, without which LiteRT's optimized kernels crash; others: as in conv_2d."""
     source = Source(draw, "DEPTHWISE_CONV_2D")
     dtype = source.pick("dtype", dtypes)
     window = windows(source)
@@ -414,6 +417,7 @@ def depthwise_conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, biased: bool =
 
     x = source.activations((source.first, window["h"], window["w"], channels), dtype, in_zp)
     w = source.codes((1, window["kh"], window["kw"], out), dtype, w_zp)
+    w = w >> 4 if int4 else w
     limit = XNNPACK_LARGEST if xnnpack else 2.0**18 if dtype == "uint8" else 2.0**29
     drawn = layer(source, x, in_zp, w, w_zp, 3, per_channel and out > 1, bias_mode, limit, xnnpack)
     options = schema.DepthwiseConv2DOptionsT(
@@ -427,7 +431,7 @@ def depthwise_conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, biased: bool =
     )
     inputs: list[TensorDef | None] = [
         TensorDef((source.first, *x.shape[1:]), dtype, drawn.x_scale, in_zp),
-        TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=3 * per_channel, data=drawn.w),
+        TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=3 * per_channel, data=drawn.w, int4=int4),
     ]
     if drawn.bias is not None:
         inputs.append(TensorDef((out,), np.int32, drawn.bias_scale, 0, data=drawn.bias))
@@ -440,8 +444,18 @@ def depthwise_conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, biased: bool =
 
 
 @st.composite
-def fully_connected(draw: DrawFn, dtypes: Sequence[str] = BOTH, legacy: bool = True, xnnpack: bool = False) -> Case:
-    """legacy: int8 weights with a zero point, which LiteRT still honours; xnnpack: as in conv_2d."""
+def fully_connected(
+    draw: DrawFn,
+    dtypes: Sequence[str] = BOTH,
+    legacy: bool = True,
+    xnnpack: bool = False,
+    int4: bool = False,
+    axes: bool = True,
+) -> Case:
+    """legacy: int8 weights with a zero point, which LiteRT still honours; xnnpack, int4: as in conv_2d.
+
+    axes: scales of each output, too, which TFLite Micro refuses with int4.
+    """
     source = Source(draw, "FULLY_CONNECTED")
     dtype = source.pick("dtype", dtypes)
     # The largest depths make the sum of products itself exceed int32.
@@ -468,7 +482,7 @@ def fully_connected(draw: DrawFn, dtypes: Sequence[str] = BOTH, legacy: bool = T
             ],
         )
         out_shape = (math.prod(sample) // depth, units)
-    per_channel = dtype == "int8" and source.flag("per_channel") and units > 1
+    per_channel = axes and dtype == "int8" and source.flag("per_channel") and units > 1
     activation = source.pick("activation", list(ACTIVATIONS))
     bias_mode = source.pick("bias", ["centred", "centred", "none", "zero", "noise", "extreme"])
     in_zp = source.zero_point("in_zero_point", dtype)
@@ -479,10 +493,11 @@ def fully_connected(draw: DrawFn, dtypes: Sequence[str] = BOTH, legacy: bool = T
 
     x = source.activations(sample, dtype, in_zp)
     w = source.codes((units, depth), dtype, w_zp)
+    w = w >> 4 if int4 else w
     drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel, bias_mode, XNNPACK_LARGEST if xnnpack else 2.0**18, True)
     inputs: list[TensorDef | None] = [
         TensorDef(sample, dtype, drawn.x_scale, in_zp),
-        TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w),
+        TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w, int4=int4),
     ]
     if drawn.bias is not None:
         inputs.append(TensorDef((units,), np.int32, drawn.bias_scale, 0, data=drawn.bias))
