@@ -87,3 +87,43 @@ def get_reciprocal(x: int, x_integer_digits: int) -> tuple[int, int]:
     headroom_plus_one = 32 - unsigned.bit_length()
     shifted_sum_minus_one = wrap((unsigned << headroom_plus_one) - (1 << 31))
     return one_over_one_plus_x_for_x_in_0_1(shifted_sum_minus_one), x_integer_digits - headroom_plus_one
+
+
+def one_minus_x_over_one_plus_x_for_x_in_0_1(a: int) -> int:
+    half_denominator = rounding_half_sum(a, INT32_MAX)
+    x = wrap(1515870810 + high_mul(half_denominator, -1010580540))
+    for _ in range(3):
+        one_minus = wrap((1 << 29) - high_mul(half_denominator, x))
+        x = wrap(x + rescale(high_mul(x, one_minus), 4, 2))
+    return rescale(wrap(x - (1 << 29)), 2, 0)
+
+
+def tanh(a: int, integer_bits: int) -> int:
+    if a == 0:
+        return 0
+    # ExactMulByPot<1> reads the number with one more integer bit.
+    positive = one_minus_x_over_one_plus_x_for_x_in_0_1(exp_on_negative_values(-abs(a), integer_bits + 1))
+    return positive if a > 0 else wrap(-positive)
+
+
+def get_inv_sqrt_quantized_multiplier_exp(value: int) -> tuple[int, int]:
+    """(1 / sqrt(value), shift) with reverse_shift -1, from LiteRT's internal/quantization_util.h."""
+    if value <= 1:
+        return INT32_MAX, 0
+    shift = 11
+    while value >= 1 << 29:
+        value, shift = value // 4, shift + 1
+    bit_pairs = (32 - value.bit_length() - 1) // 2 - 1
+    shift -= bit_pairs
+    value <<= 2 * bit_pairs
+    assert 1 << 27 <= value < 1 << 29
+    fixed = value >> 1
+    half = saturating_rounding_multiply_by_pot(fixed, -1)
+    x = 1 << 28
+    for _ in range(5):
+        x3 = rescale(high_mul(high_mul(x, x), x), 9, 3)
+        x = rescale(wrap(high_mul((1 << 28) + (1 << 27), x) - high_mul(half, x3)), 6, 3)
+    x = high_mul(x, 1518500250)
+    if shift < 0:
+        x, shift = x << -shift, 0
+    return x, -shift

@@ -41,8 +41,8 @@ class HardSwishSpec(UnarySpec):
             f"input scale {self.x_quant.scale} over 128 output scales of {self.out_quant.scale} must be in [2^-31, 1)",
         )
         self.require(
-            -MAX_SHIFT <= unit_exponent <= MAX_SHIFT,
-            f"input scale {self.x_quant.scale} must be in [2^-37, 2^23]",
+            unit_exponent >= -MAX_SHIFT,
+            f"input scale {self.x_quant.scale} must be above 2^-37.4",
         )
 
 
