@@ -460,7 +460,8 @@ TENSOR_RULES: dict[str, tuple[Change, type[ModelError], str]] = {
         "CONV_2D: int8 .*not supported",
     ),
     "int16 activations": (set_tensor(CONV, 0, type=schema.TensorType.INT16), UnsupportedModel, "int16"),
-    "int4 weights": (set_tensor(CONV, 1, type=schema.TensorType.INT4), UnsupportedModel, "type INT4"),
+    "int4 weights of 8 bits": (set_tensor(CONV, 1, type=schema.TensorType.INT4), MalformedModel, "of int4 needs 54"),
+    "int4 activations": (set_tensor(CONV, 0, type=schema.TensorType.INT4), UnsupportedModel, "type INT4"),
     "strings": (set_tensor(CONV, 0, type=schema.TensorType.STRING), UnsupportedModel, "type STRING"),
     "unknown type": (set_tensor(CONV, 0, type=99), UnsupportedModel, "type 99"),
     "sparse weights": (
@@ -1104,6 +1105,38 @@ OPERATOR_RULES: dict[str, tuple[bytes, type[ModelError], str]] = {
         "output's scale",
     ),
 }
+
+
+INT4_VALUES = np.array([-8, 7, -1, 0, 3, -4, 5], np.int8)
+
+
+def int4_layer(weights: TensorDef) -> bytes:
+    inputs = [int8((1, 7), 1.0), weights, None]
+    return only("FULLY_CONNECTED", inputs, int8((1, 1), 1.0), schema.FullyConnectedOptionsT())
+
+
+def test_int4_weights_are_unpacked() -> None:
+    """Seven values in four bytes, the low half first."""
+    weights = TensorDef((1, 7), np.int8, 1.0, data=INT4_VALUES.reshape(1, 7), int4=True)
+    content = int4_layer(weights)
+    assert bytes([0x78, 0x0F, 0xC3, 0x05]) in content
+    model = load(content)
+    data = model.graph.tensors[1].data
+    assert data is not None
+    assert data.tolist() == [INT4_VALUES.tolist()]
+    one_at_a_time = np.eye(7, dtype=np.int8)
+    assert model(one_at_a_time).reshape(-1).tolist() == INT4_VALUES.tolist()
+
+
+def test_int4_anywhere_else_is_refused() -> None:
+    packed_constant = TensorDef((1, 7), np.int8, 1.0, data=INT4_VALUES.reshape(1, 7), int4=True)
+    refused(only("ADD", [int8((1, 7)), packed_constant], int8((1, 7)), schema.AddOptionsT()), UnsupportedModel, "INT4")
+    net = Network()
+    x = net.tensor(int8((1, 7)))
+    net.operator("RELU", [x], int8((1, 7)))
+    refused(net.build([x], [net.tensor(packed_constant)]), UnsupportedModel, "output .* of type INT4")
+    short = edited(int4_layer(packed_constant), lambda model: setattr(tensor_of(model, 0, 1), "shape", [1, 9]))
+    refused(short, MalformedModel, "4 bytes, 1x9 of int4 needs 5")
 
 
 @pytest.mark.parametrize("name", OPERATOR_RULES)
