@@ -657,8 +657,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             (
                 _row("CONV_2D DEPTHWISE_CONV_2D", _on_int8, Rounding.V1),
                 _row("FULLY_CONNECTED ADD SUB MUL MEAN RELU", _on_int8, Rounding.V1),
-                _row("TRANSPOSE_CONV PRELU SUM SQUARED_DIFFERENCE", _on_int8, Rounding.V1),
-                _row("BATCH_MATMUL", _on_int8, Rounding.V1, Product.F32),
+                _row("TRANSPOSE_CONV BATCH_MATMUL PRELU SUM SQUARED_DIFFERENCE", _on_int8, Rounding.V1),
                 _row("LEAKY_RELU ABS", _on_int8, Rounding.V1),
                 _row("ELU", _on_int8, Rounding.TABLE_F32_EXP),
                 _row("RELU6", _on_int8, Rounding.EXACT),

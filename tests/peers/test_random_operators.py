@@ -145,7 +145,7 @@ TFLM: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
     "REDUCE_MAX": (partial(sums.extreme, "REDUCE_MAX", INT8_ONLY), 10),
     "REDUCE_MIN": (partial(sums.extreme, "REDUCE_MIN", INT8_ONLY), 10),
     "L2_NORMALIZATION": (partial(sums.l2_normalization, INT8_ONLY), 40),
-    "BATCH_MATMUL": (sums.batch_matmul, 40),
+    "BATCH_MATMUL": (sums.batch_matmul, 120),
     "TRANSPOSE_CONV": (partial(sums.transpose_conv, INT8_ONLY), 60),
     "TRANSPOSE": (partial(moves.transpose, ("int8", "float32")), 10),
     "STRIDED_SLICE": (partial(moves.strided_slice, ("int8", "int32", "float32", "bool"), masks=False), 30),
