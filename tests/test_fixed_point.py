@@ -90,3 +90,31 @@ def test_the_transcription_on_paper() -> None:
     assert (reciprocal, bits) == (INT32_MAX, 0)
     assert gemmlowp.rounding_half_sum(-3, 0) == -2
     assert gemmlowp.saturating_rounding_multiply_by_pot(1 << 30, 1) == INT32_MAX
+    # tanh(1) = 0.7615941559557649 of Q4.27.
+    assert gemmlowp.tanh(1 << 27, 4) == pytest.approx(math.tanh(1) * 2**31, abs=2000)
+    # 1 / sqrt(9), a third.
+    multiplier, shift = gemmlowp.get_inv_sqrt_quantized_multiplier_exp(9)
+    assert multiplier * 2.0 ** (shift - 31) == pytest.approx(1 / 3, rel=1e-6)
+
+
+def test_tanh(seed: int) -> None:
+    values = np.concatenate([negative_values(seed), -negative_values(seed)])
+    values = values[(values > INT32_MIN) & (values <= INT32_MAX)]
+    check(fixed_point.tanh(values, 4), gemmlowp.tanh, values, 4, context=f"seed {seed}")
+
+
+def test_inverse_square_root(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    edges = [max(0, (1 << k) + d) for k in range(31) for d in (-1, 0, 1)]
+    values = np.concatenate([edges, rng.integers(0, 1 << 31, 2000), rng.integers(0, 1 << 31, 2000) >> 12, [INT32_MAX]])
+    multipliers, shifts = fixed_point.inverse_square_root(values)
+    want = np.array([gemmlowp.get_inv_sqrt_quantized_multiplier_exp(int(value)) for value in values])
+    assert_equal_bits(multipliers, want[:, 0], f"multipliers, seed {seed}")
+    assert_equal_bits(shifts, want[:, 1], f"shifts, seed {seed}")
+
+
+def test_scaled_input_is_0_outside() -> None:
+    # 0.5 in Q4.27 is 2^26; the radius is that of the next power of two, 15 codes.
+    scaled, inside = fixed_point.scaled_input(np.array([-15, -14, 0, 3, 14, 15]), 0.5, 4)
+    assert scaled.tolist() == [0, -14 << 26, 0, 3 << 26, 14 << 26, 0]
+    assert inside.tolist() == [False, True, True, True, True, False]
