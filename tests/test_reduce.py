@@ -109,6 +109,26 @@ def test_l2_normalization(dtype: str, depth: int, seed: int) -> None:
         assert_equal_bits(got, expected.reshape(x.shape), f"seed {seed}, {spec}")
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_l2_normalization_plan_is_the_reference(dtype: str, seed: int) -> None:
+    """Many rows of every size, beyond one block of the plan; ties of both roundings among them."""
+    rng = np.random.default_rng(seed)
+    for depth in (1, 3, 16, 1000):
+        zero = zero_point(rng, dtype)
+        spec = L2NormalizationSpec(
+            depth=depth,
+            x_quant=Quant(0.5, zero, dtype=dtype),
+            out_quant=Quant(1 / 128, 128 if dtype == "uint8" else 0, dtype=dtype),
+        )
+        info = np.iinfo(dtype)
+        rows = 100_000 // depth
+        spread = rng.integers(0, 256, (rows, 1))
+        x = np.clip(zero + rng.integers(-spread, spread + 1, (rows, depth)), info.min, info.max).astype(dtype)
+        want = reference(spec, FIXED, x)
+        got = launched(cpu.pack(spec, FIXED, [None]), [x.copy()], want.shape, dtype, rng)
+        assert_equal_bits(got, want, f"seed {seed}, {spec}")
+
+
 def test_l2_normalization_by_hand() -> None:
     # 3-4-5: 3/5 and 4/5 of 128 are 76.8 and 102.4.
     spec = L2NormalizationSpec(depth=2, x_quant=Quant(0.1, 5), out_quant=Quant(1 / 128))

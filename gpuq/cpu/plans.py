@@ -10,6 +10,7 @@ import numpy.typing as npt
 from gpuq.cpu.batch_matmul import BatchMatmulPlan
 from gpuq.cpu.conv2d import Conv2dPlan, FullyConnectedPlan
 from gpuq.cpu.depthwise_conv2d import DepthwiseConv2dPlan
+from gpuq.cpu.l2_normalization import L2NormalizationPlan
 from gpuq.cpu.reference import ReferencePlan
 from gpuq.cpu.resize_bilinear import ResizeBilinearPlan
 from gpuq.cpu.table import BinaryTablePlan, UnaryTablePlan
@@ -21,6 +22,7 @@ from gpuq.ops.comparison import ComparisonSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.fully_connected import FullyConnectedSpec
+from gpuq.ops.l2_normalization import L2NormalizationSpec
 from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec
 from gpuq.ops.spec import Spec
@@ -52,6 +54,8 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
         return DepthwiseConv2dPlan(spec, rule, weights, bias)
     if isinstance(spec, BinaryCodesSpec) or (isinstance(spec, ComparisonSpec) and spec.a_quant is not None):
         return BinaryTablePlan(spec, rule, *constants)
+    if isinstance(spec, L2NormalizationSpec):
+        return L2NormalizationPlan(spec)
     if isinstance(spec, BatchMatmulSpec):
         return BatchMatmulPlan(spec, rule, constants)
     if isinstance(spec, UnarySpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is not None):
