@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 
 from gpuq import InputTypeError, InputValueError, Quant, cpu
+from gpuq.cpu import transpose_conv as cpu_transpose_conv
 from gpuq.numerics import Product, Rounding, Rule
 from gpuq.ops.batch_matmul import BatchMatmulSpec
 from gpuq.ops.registry import reference
@@ -183,6 +185,36 @@ def test_transpose_conv(padding: str, dtype: str, number: int, seed: int) -> Non
     plan = cpu.pack(spec, rule, [None, weights, bias])
     assert plan.name == "transpose_conv_sgemm"
     assert_equal_bits(launched(plan, [x.copy()], want.shape, dtype, rng), want, f"seed {seed}, {spec}")
+
+
+@pytest.mark.parametrize("block_bytes", [1, 1 << 12])
+def test_transpose_conv_by_blocks_of_rows(block_bytes: int, seed: int) -> None:
+    """Blocks of one row, and of a few that do not divide the image."""
+    with mock.patch.object(cpu_transpose_conv, "BLOCK_BYTES", block_bytes):
+        for number in range(20):
+            rng = np.random.default_rng([seed, number])
+            spec, x, weights, bias = transpose_conv_case(rng, "int8", "same" if number % 2 else "valid")
+            want = reference(spec, V1, x, weights, bias)
+            plan = cpu.pack(spec, V1, [None, weights, bias])
+            assert_equal_bits(launched(plan, [x.copy()], want.shape, "int8", rng), want, f"seed {seed}, {spec}")
+
+
+def test_transpose_conv_of_a_large_image_takes_little_scratch() -> None:
+    spec = TransposeConvSpec(
+        in_h=256,
+        in_w=256,
+        in_c=32,
+        out_h=512,
+        out_w=512,
+        out_c=16,
+        window=Window2d.padded("same", 512, 512, kernel_h=4, kernel_w=4, stride_h=2, stride_w=2),
+        x_quant=Quant(1.0),
+        w_quant=Quant(1.0),
+        out_quant=Quant(1.0),
+    )
+    plan = cpu.pack(spec, V1, [None, np.ones(spec.weights_shape, np.int8), None])
+    sums = 8 * 512 * 512 * 16
+    assert plan.workspace_bytes(5) < sums + (1 << 23)
 
 
 def test_transpose_conv_by_hand() -> None:

@@ -14,7 +14,7 @@ SPECS = {spec_type.op: spec_type for spec_type in REFERENCES}
 # Operators that a runtime lacks altogether.
 LACKING = {
     "litert_ref": {"ELU"},
-    "tflm": {"NEG", "RELU_0_TO_1", "RELU_N1_TO_1", "SELECT", "TILE"},
+    "tflm": {"NEG", "RELU_0_TO_1", "RELU_N1_TO_1", "SELECT", "SQRT", "TILE"},
 }
 
 

@@ -509,7 +509,7 @@ def test_factors_that_no_runtime_can_represent(change: Change) -> None:
     "op",
     [
         *("RELU", "RELU6", "QUANTIZE", "MEAN", "MUL", "SUB", "LOGISTIC", "CONCATENATION", "TANH", "ELU", "HARD_SWISH"),
-        *("LEAKY_RELU", "ABS", "PRELU", "SQUARED_DIFFERENCE", "SUM", "LESS", "BATCH_MATMUL"),
+        *("LEAKY_RELU", "ABS", "SQRT", "RSQRT", "PRELU", "SQUARED_DIFFERENCE", "SUM", "LESS", "BATCH_MATMUL"),
     ],
 )
 @pytest.mark.parametrize(("scale", "out_scale"), [(1e10, 1e-10), (3e38, 1e-38), (1e-38, 3e38), (1e-45, 1e-45)])
@@ -881,6 +881,11 @@ OPERATOR_RULES: dict[str, tuple[bytes, type[ModelError], str]] = {
         only("UNPACK", [IMAGE], IMAGE, schema.UnpackOptionsT(num=4, axis=4)),
         MalformedModel,
         "axis 4",
+    ),
+    "unpack of huge dimensions": (
+        only("UNPACK", [int8((1, 2**30))], IMAGE, schema.UnpackOptionsT(num=1, axis=1)),
+        MalformedModel,
+        "1073741824 parts for 1 outputs",
     ),
     "transpose that repeats a dimension": (
         only("TRANSPOSE", [IMAGE, constant([0, 1, 1, 2])], IMAGE, schema.TransposeOptionsT()),

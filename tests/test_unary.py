@@ -1,4 +1,4 @@
-"""TANH, ELU, HARD_SWISH, LEAKY_RELU, ABS, NEG, RELU_N1_TO_1, RELU_0_TO_1: every code against scalar transcriptions."""
+"""TANH, ELU, HARD_SWISH, LEAKY_RELU, ABS, NEG, SQRT, RSQRT, RELU_N1_TO_1, RELU_0_TO_1: every code by scalars."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from gpuq.ops.hard_swish import HardSwishSpec
 from gpuq.ops.leaky_relu import LeakyReluSpec
 from gpuq.ops.registry import reference
 from gpuq.ops.relu import Relu0To1Spec, ReluN1To1Spec
+from gpuq.ops.sqrt import RsqrtSpec, SqrtSpec
 from gpuq.ops.tanh import TanhSpec
 
 from . import exact, gemmlowp
@@ -267,6 +268,52 @@ def test_relus_to_1(spec_type: Any, low: int, high: int, seed: int) -> None:
             )
 
 
+# ------------------------------------------------------------------------------------------------------- SQRT, RSQRT
+
+
+def test_roots_by_hand() -> None:
+    # Codes 0, 1, 4, 16 of 0.25 are 0, 0.25, 1, 4: roots 0, 0.5, 1, 2 are 0, 5, 10, 20 of 0.1 or just below, and are
+    # truncated; reciprocal roots of the last three are 20, 10, 5.
+    x = np.array([[-9, 0, 1, 4, 16]], np.int8)
+    quants: dict[str, Any] = dict(shape=(5,), x_quant=Quant(0.25), out_quant=Quant(0.1, 3))
+    assert reference(SqrtSpec(**quants), F32, x).tolist() == [[3, 3, 8, 13, 23]]
+    assert reference(RsqrtSpec(**quants), V1, x).tolist() == [[127, 127, 23, 13, 8]]
+
+
+def test_sqrt(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(20):
+        spec = SqrtSpec(**quants(rng, "int8", -8, 2))
+        x_scale, out_scale = (exact.scale_of(q.scalar_scale()) for q in (spec.x_quant, spec.out_quant))
+
+        def want(d: int, spec: Any = spec, x_scale: Fraction = x_scale, out_scale: Fraction = out_scale) -> int:
+            # The root of a float32, correctly rounded: a double's root is close enough to round once more.
+            root = exact.f32(math.sqrt(float(exact.f32(x_scale * max(d, 0)))))
+            return int(exact.f32(root / out_scale)) + int(spec.out_quant.scalar_zero_point())
+
+        check(spec, F32, want, f"seed {seed}")
+
+
+@pytest.mark.parametrize("rule", [V1_F32, V1])
+def test_rsqrt(rule: Rule, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rounded = exact.f32 if rule is V1_F32 else Fraction
+    for _ in range(20):
+        spec = RsqrtSpec(**quants(rng, "int8", -8, 2))
+        root = exact.f32(math.sqrt(spec.x_quant.scalar_scale()))
+        factor = 1 / float(rounded(root * exact.scale_of(spec.out_quant.scalar_scale())))
+        multiplier, shift = exact.multiplier_and_shift(factor)
+
+        def want(d: int, spec: Any = spec, multiplier: int = multiplier, shift: int = shift) -> int:
+            if d <= 0:
+                return 127
+            inverse, inverse_shift = gemmlowp.get_inv_sqrt_quantized_multiplier_exp(d)
+            raised = exact.v1(1, inverse, inverse_shift + 20)
+            return exact.v1(raised, multiplier, shift - 20) + int(spec.out_quant.scalar_zero_point())
+
+        check(spec, rule, want, f"seed {seed}")
+
+
 # ------------------------------------------------------------------------------------------------------------- NEG
 
 
@@ -280,7 +327,7 @@ def test_neg_wraps(dtype: str) -> None:
 
 
 def test_dtypes_that_are_refused() -> None:
-    for spec_type in (EluSpec, AbsSpec):
+    for spec_type in (EluSpec, AbsSpec, SqrtSpec, RsqrtSpec):
         with pytest.raises(InputTypeError, match="input of uint8"):
             spec_type(shape=(1,), x_quant=Quant(1.0, dtype="uint8"), out_quant=Quant(1.0, dtype="uint8"))
     with pytest.raises(InputTypeError, match="NEG: input of uint8"):

@@ -1,4 +1,4 @@
-"""TRANSPOSE_CONV: one exact product gives what every pixel adds at every tap; the sums are formed by views."""
+"""TRANSPOSE_CONV: an exact product gives what every pixel adds at every tap; the sums are formed by views."""
 
 from __future__ import annotations
 
@@ -16,9 +16,12 @@ from gpuq.numerics import Rule
 from gpuq.ops.conv2d import check_weights
 from gpuq.ops.transpose_conv import TransposeConvSpec
 
+# Products of a block of input rows.
+BLOCK_BYTES = 1 << 22
+
 
 class TransposeConvPlan:
-    """A packed transposed convolution, image by image."""
+    """A packed transposed convolution, image by image and by blocks of input rows."""
 
     def __init__(
         self, spec: TransposeConvSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[np.int32] | None
@@ -44,13 +47,25 @@ class TransposeConvPlan:
             act_max=act_max,
         )
         self._zero_point = np.float32(zero_point)
-        self._meetings = list(spec.taps())
         self._products = spec.window.taps * spec.out_c
+        self._block = max(1, min(spec.in_h, BLOCK_BYTES // (12 * spec.in_w * self._products)))
+        self._meetings = [self._in_block(top) for top in range(0, spec.in_h, self._block)]
         self.constant_bytes = self._gemm.constant_bytes
+
+    def _in_block(self, top: int) -> list[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
+        """spec.taps() of the block of input rows from `top` on, input rows counted from there."""
+        found = []
+        for kh, kw, (out_rows, out_columns), (rows, columns) in self.spec.taps():
+            first, stop = max(rows.start, top), min(rows.stop, top + self._block)
+            if first < stop:
+                start = out_rows.start + (first - rows.start) * out_rows.step
+                outs = slice(start, start + (stop - first - 1) * out_rows.step + 1, out_rows.step)
+                found.append((kh, kw, (outs, out_columns), (slice(first - top, stop - top), columns)))
+        return found
 
     def workspace_bytes(self, runs: int) -> int:
         spec = self.spec
-        pixels, outputs = spec.in_h * spec.in_w, spec.out_h * spec.out_w * spec.out_c
+        pixels, outputs = self._block * spec.in_w, spec.out_h * spec.out_w * spec.out_c
         sizes = (4 * pixels * spec.in_c, 4 * pixels * self._products, 8 * pixels * self._products, 8 * outputs)
         return sum(map(aligned, sizes))
 
@@ -62,21 +77,24 @@ class TransposeConvPlan:
         stream: object = None,
     ) -> None:
         spec = self.spec
-        pixels = spec.in_h * spec.in_w
+        pixels = self._block * spec.in_w
         scratch = Scratch(workspace)
         rows = scratch.take((pixels, spec.in_c), np.float32)
         part = scratch.take((pixels, self._products), np.float32)
         total = scratch.take((pixels, self._products), np.float64)
         sums = scratch.take(spec.output_shape, np.float64)
         y = outputs[0].reshape(-1, spec.out_h * spec.out_w, spec.out_c)
-        for image, codes in zip(inputs[0].reshape(-1, pixels, spec.in_c), y, strict=True):
-            np.subtract(image, self._zero_point, out=rows)
-            products = self._gemm(rows, part, total).reshape(
-                spec.in_h, spec.in_w, spec.window.kernel_h, spec.window.kernel_w, spec.out_c
-            )
+        for image, codes in zip(inputs[0].reshape(-1, spec.in_h * spec.in_w, spec.in_c), y, strict=True):
             sums[...] = 0
-            for kh, kw, outs, ins in self._meetings:
-                # Integers below 2^53: no order of additions rounds.
-                sums[outs] += products[(*ins, kh, kw)]
+            for number, meetings in enumerate(self._meetings):
+                block = image[number * pixels : (number + 1) * pixels]
+                count = block.shape[0]
+                np.subtract(block, self._zero_point, out=rows[:count])
+                products = self._gemm(rows[:count], part[:count], total[:count]).reshape(
+                    -1, spec.in_w, spec.window.kernel_h, spec.window.kernel_w, spec.out_c
+                )
+                for kh, kw, outs, ins in meetings:
+                    # Integers below 2^53: no order of additions rounds.
+                    sums[outs] += products[(*ins, kh, kw)]
             flat = sums.reshape(-1, spec.out_c)
             self._epilogue(flat, codes, flat)

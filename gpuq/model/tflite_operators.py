@@ -50,6 +50,7 @@ from gpuq.ops.slices import ReverseV2Spec, SliceSpec, SplitSpec, SplitVSpec, Str
 from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.space import BatchToSpaceNdSpec, DepthToSpaceSpec, SpaceToBatchNdSpec, SpaceToDepthSpec
 from gpuq.ops.spec import FLOAT32, INT8, INT32, UINT8, Shape, Spec, shape_text
+from gpuq.ops.sqrt import RsqrtSpec, SqrtSpec
 from gpuq.ops.squared_difference import SquaredDifferenceSpec
 from gpuq.ops.sub import SubSpec
 from gpuq.ops.tanh import TanhSpec
@@ -779,6 +780,8 @@ def _split_v(view: OperatorView) -> list[Converted]:
 def _unpack(view: OperatorView) -> list[Converted]:
     shape = view.x().shape
     axis = view.axis(view.option("Axis"), len(shape))
+    if shape[axis] != len(view.raw.outputs):
+        raise view.fail(f"{shape[axis]} parts for {len(view.raw.outputs)} outputs")
     return _parts(view, UnpackSpec, 0, axis, [1] * shape[axis])
 
 
@@ -929,6 +932,7 @@ CONVERTERS: Mapping[str, Callable[[OperatorView], Converted | list[Converted]]] 
         "RESIZE_BILINEAR": _resize(ResizeBilinearSpec),
         "RESIZE_NEAREST_NEIGHBOR": _resize(ResizeNearestNeighborSpec),
         "REVERSE_V2": _reverse_v2,
+        "RSQRT": _unary(RsqrtSpec),
         "SELECT": _select(SelectSpec),
         "SELECT_V2": _select(SelectV2Spec),
         "SLICE": _slice,
@@ -937,6 +941,7 @@ CONVERTERS: Mapping[str, Callable[[OperatorView], Converted | list[Converted]]] 
         "SPACE_TO_DEPTH": _space_to_depth(SpaceToDepthSpec),
         "SPLIT": _split,
         "SPLIT_V": _split_v,
+        "SQRT": _unary(SqrtSpec),
         "SQUARED_DIFFERENCE": _codes(SquaredDifferenceSpec),
         "SQUEEZE": _squeeze,
         "STRIDED_SLICE": _strided_slice,

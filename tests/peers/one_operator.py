@@ -227,7 +227,19 @@ _INT8_IS_VERSION_2 = {
 # The first version serves all types that are drawn.
 _ALWAYS_VERSION_1 = {
     *("RESHAPE", "SQUEEZE", "EXPAND_DIMS"),
-    *("ABS", "NEG", "ELU", "HARD_SWISH", "LEAKY_RELU", "PRELU", "RELU_N1_TO_1", "RELU_0_TO_1", "L2_NORMALIZATION"),
+    *(
+        "ABS",
+        "SQRT",
+        "RSQRT",
+        "NEG",
+        "ELU",
+        "HARD_SWISH",
+        "LEAKY_RELU",
+        "PRELU",
+        "RELU_N1_TO_1",
+        "RELU_0_TO_1",
+        "L2_NORMALIZATION",
+    ),
     *("BATCH_MATMUL", "EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL", "SELECT", "SELECT_V2"),
     *("SLICE", "SPLIT", "SPLIT_V", "PACK", "UNPACK", "GATHER_ND", "TILE", "REVERSE_V2", "CAST"),
     *("SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND", "MIRROR_PAD", "PADV2"),

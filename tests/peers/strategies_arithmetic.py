@@ -80,6 +80,24 @@ def hard_swish(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
 
 
 @st.composite
+def root(draw: DrawFn, op: str) -> Case:
+    """SQRT, RSQRT: of values from 0 on, or the runtimes stop."""
+    source = Source(draw, op)
+    zero_point = source.zero_point("in_zero_point", "int8")
+    sample, x = code_by_code(source, "int8", zero_point)
+    x = np.maximum(x, zero_point).astype(np.int8)
+    in_scale = source.note("in_scale", source.log2(-10, 4))
+    largest = math.sqrt(255 * float(in_scale)) if op == "SQRT" else 1 / math.sqrt(float(in_scale))
+    out_scale = source.note("out_scale", np.float32(largest / 255 * float(source.log2(-3, 2))))
+    return source.case(
+        [TensorDef(sample, "int8", in_scale, zero_point)],
+        TensorDef(sample, "int8", out_scale, source.zero_point("out_zero_point", "int8")),
+        None,
+        [x],
+    )
+
+
+@st.composite
 def leaky_relu(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
     source = Source(draw, "LEAKY_RELU")
     dtype = source.pick("dtype", dtypes)
