@@ -148,3 +148,41 @@ def small_network(batch: int = 1) -> bytes:
     )
     out = net.operator("SOFTMAX", [dense], int8((batch, 5), 1 / 256, -128), schema.SoftmaxOptionsT(beta=1.0))
     return net.build([x], [out])
+
+
+def moving_network() -> bytes:
+    """Operators with constants of all kinds that say where elements go, one after the other, and some that compute."""
+    net = Network()
+
+    def fixed(values: Any) -> int:
+        return net.tensor(constant(values))
+
+    x = net.tensor(int8((1, 4, 6, 4)))
+    y = net.operator("TRANSPOSE", [x, fixed([0, 2, 1, 3])], int8((1, 6, 4, 4)), schema.TransposeOptionsT())
+    y = net.operator("SPACE_TO_DEPTH", [y], int8((1, 3, 2, 16)), schema.SpaceToDepthOptionsT(blockSize=2))
+    y = net.operator(
+        "STRIDED_SLICE",
+        [y, fixed([0, 2, 0, -1]), fixed([1, 0, 2, 0]), fixed([1, -1, 1, -2])],
+        int8((1, 2, 2, 8)),
+        schema.StridedSliceOptionsT(beginMask=1, endMask=4),
+    )
+    y = net.operator("SLICE", [y, fixed([0, 0, 0, 1]), fixed([1, 2, -1, 4])], int8((1, 2, 2, 4)))
+    parts = [net.tensor(int8((1, 2, 2, 2))) for _ in range(2)]
+    net.operator("SPLIT", [fixed(3), y], parts[0], schema.SplitOptionsT(numSplits=2), version=1)
+    net.graph.operators[-1].outputs = parts
+    y = net.operator("PACK", parts, int8((1, 2, 2, 2, 2)), schema.PackOptionsT(axis=1, valuesCount=2))
+    y = net.operator("GATHER", [y, fixed([1, 0, 1])], int8((1, 3, 2, 2, 2)), schema.GatherOptionsT(axis=1))
+    y = net.operator("RESHAPE", [y, fixed([1, 6, 2, 2])], int8((1, 6, 2, 2)), schema.ReshapeOptionsT())
+    y = net.operator("TILE", [y, fixed([1, 1, 2, 1])], int8((1, 6, 4, 2)))
+    y = net.operator(
+        "MIRROR_PAD", [y, fixed([[0, 0], [1, 1], [0, 0], [0, 0]])], int8((1, 8, 4, 2)), schema.MirrorPadOptionsT(mode=0)
+    )
+    y = net.operator("SPACE_TO_BATCH_ND", [y, fixed([2, 2]), fixed([[0, 0], [0, 2]])], int8((4, 4, 3, 2)), version=1)
+    y = net.operator("BATCH_TO_SPACE_ND", [y, fixed([2, 2]), fixed([[0, 0], [0, 2]])], int8((1, 8, 4, 2)), version=1)
+    weights = net.tensor(int8((3, 2, 2, 2), 0.01, data=np.arange(24, dtype=np.int8).reshape(3, 2, 2, 2)))
+    options = schema.TransposeConvOptionsT(strideH=2, strideW=2)
+    y = net.operator("TRANSPOSE_CONV", [fixed([1, 16, 8, 3]), weights, y], int8((1, 16, 8, 3)), options)
+    y = net.operator("BATCH_MATMUL", [y, y], int8((1, 16, 8, 8), 200.0), schema.BatchMatMulOptionsT(adjY=True))
+    y = net.operator("LEAKY_RELU", [y], int8((1, 16, 8, 8), 200.0), schema.LeakyReluOptionsT(alpha=0.1))
+    y = net.operator("REDUCE_MAX", [y, fixed([1, 2])], int8((1, 8), 200.0), schema.ReducerOptionsT())
+    return net.build([x], [y])

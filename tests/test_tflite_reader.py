@@ -22,7 +22,7 @@ from gpuq.model.tflite_reader import read
 from gpuq.resources import resource
 
 from .compare import assert_equal_bits
-from .networks import Change, Network, edited, int8, packed, small_network
+from .networks import Change, Network, edited, int8, moving_network, packed, small_network
 from .peers.one_operator import PADDINGS, TensorDef, constant
 
 SECONDS = 2.0
@@ -259,11 +259,23 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
+CONTENTS = {
+    "small": SMALL,
+    "digits": resource("examples", "digits", "digits_int8.tflite").read_bytes(),
+    "moving": moving_network(),
+}
+
+
+def test_a_network_that_moves() -> None:
+    model = load(CONTENTS["moving"])
+    assert model(np.zeros((3, 4, 6, 4), np.int8)).shape == (3, 8)
+
+
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("name", "count"), [("small", 1500), ("digits", 500)])
+@pytest.mark.parametrize(("name", "count"), [("small", 1500), ("digits", 500), ("moving", 1000)])
 def test_random_mutations(name: str, count: int, seed: int) -> None:
     """Loading ends in a Model or a ModelError; what loads also runs."""
-    content = SMALL if name == "small" else resource("examples", "digits", "digits_int8.tflite").read_bytes()
+    content = CONTENTS[name]
     rng = np.random.default_rng(seed)
     limits = Limits(elements=1 << 16, macs=1 << 22)
     problems, loaded = [], 0

@@ -23,6 +23,7 @@ from PIL import Image
 
 import gpuq
 from tests.compare import assert_equal_bits
+from tests.networks import moving_network
 
 from .expose import expose
 from .runtimes import (
@@ -32,6 +33,7 @@ from .runtimes import (
     Run,
     TFLiteMicro,
     computed_tensors,
+    litert_ref,
     read_model,
     samples,
 )
@@ -271,3 +273,15 @@ def describe_tensors(content: bytes) -> list[tuple[int, str]]:
     ]
     assert sorted(index for index, _ in listed) == computed_tensors(content)
     return listed
+
+
+def test_a_network_of_movements(seed: int) -> None:
+    """Operators that move elements, and some that compute: every tensor of a batch of five runs."""
+    content = moving_network()
+    x = np.random.default_rng(seed).integers(-128, 128, (5, 4, 6, 4)).astype(np.int8)
+    want = litert_ref(content, [x])
+    got = gpuq.load(content, device="cpu").tensors(x)
+    assert set(got) == set(want)
+    for index, tensor in want.items():
+        assert_equal_bits(got[index], tensor, f"tensor {index}, seed {seed}")
+    assert np.unique(want[max(want)]).size > 3, "codes must not saturate"
