@@ -311,7 +311,7 @@ def test_constants_beyond_shapes_are_folded_too() -> None:
     model = gpuq.load(net.build([x], [y]), device="cpu")
     assert model(np.array([[0, 5], [-9, 1]], np.int8)).tolist() == [[-4, 3], [-9, 1]]
     assert model.graph.folded == tuple(parts)
-    assert [step.node.spec.op for step in model.program.steps] == ["MINIMUM"]
+    assert [step.nodes[0].spec.op for step in model.program.steps] == ["MINIMUM"]
 
 
 def test_gather_of_a_constant_table() -> None:
