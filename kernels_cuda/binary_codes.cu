@@ -1,6 +1,6 @@
-// ADD, SUB and MUL of two tensors of 8-bit codes, with broadcasting.
+// Two tensors of 8-bit codes, with broadcasting: ADD, SUB and MUL, or any operator by a table.
 //
-//   y = clamp(zp_y + requantize(a[code_a] OP b[code_b]))
+//   y = clamp(zp_y + requantize(a[code_a] OP b[code_b]))        y = pairs[256 * byte_a + byte_b]
 //
 // a and b are functions of one code, computed on the host by the runtimes' rules: for sums the raised values
 // (the second ones negated for SUB), for products code - zero point. Where such a function is scale * code +
@@ -12,7 +12,7 @@
 
 #include "epilogue.cuh"
 
-// PRODUCT      1: OP is *; 0: +
+// OPERATION    OPERATION_SUM, _PRODUCT: what OP is; OPERATION_PAIR: a_table points to `pairs`, bytes
 // A_TABLE      1: a is a table of 256 values by the code's byte; 0: a_scale * code + a_offset
 // B_TABLE      the same of b
 // A_STEP       1: a's codes lie side by side in a row; 0: a row has one code
@@ -21,6 +21,10 @@
 // VEC          bytes of one load and store, 16 or 4, of which all addresses are multiples; 1: any address
 // THREADS      of a block
 // and those of epilogue.cuh
+
+#define OPERATION_SUM 0
+#define OPERATION_PRODUCT 1
+#define OPERATION_PAIR 2
 
 #define CODES (VEC < 4 ? 4 : VEC)
 #define WORDS (CODES / 4)
@@ -114,19 +118,35 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   int a_words[WORDS], b_words[WORDS];
   load_row<A_STEP>(a_words, a_codes, count);
   load_row<B_STEP>(b_words, b_codes, count);
+#if OPERATION == OPERATION_PAIR
+  const unsigned char* const pairs = reinterpret_cast<const unsigned char*>(a_table);
+#else
   const Factor factor = factors[0];
   const Factor four_factors[4] = {factor, factor, factor, factor};
+#endif
   int out[WORDS];
 #pragma unroll
   for (int w = 0; w < WORDS; ++w) {
+#if OPERATION == OPERATION_PAIR
+    unsigned codes = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const unsigned first_byte = static_cast<unsigned>(a_words[w]) >> (8 * i) & 255;
+      const unsigned second_byte = static_cast<unsigned>(b_words[w]) >> (8 * i) & 255;
+      codes |= static_cast<unsigned>(pairs[256 * first_byte + second_byte]) << (8 * i);
+    }
+    out[w] = static_cast<int>(codes);
+#else
     int values[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int value_a = value_of<A_TABLE>(a_words[w], i, a_values, a_scale, a_offset);
       const int value_b = value_of<B_TABLE>(b_words[w], i, b_values, b_scale, b_offset);
-      values[i] = PRODUCT ? wrapping_multiply(value_a, value_b) : wrapping_add(value_a, value_b);
+      values[i] = OPERATION == OPERATION_PRODUCT ? wrapping_multiply(value_a, value_b)
+                                                 : wrapping_add(value_a, value_b);
     }
     out[w] = static_cast<int>(codes_of(values, four_factors, zero_point, act_min, act_max));
+#endif
   }
 #if VEC > 1
   if (count == CODES) {

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 
 from gpuq import numerics
-from gpuq.cuda.binary import BinaryLayer, pack
+from gpuq.cuda.binary import BinaryLayer, pack, pack_pairs
 from gpuq.cuda.kernel import Pointer
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.errors import InputValueError
 from gpuq.numerics import Bounds, Product, Rounding, Rule
-from gpuq.ops import add, mul, sub
+from gpuq.ops import add, mul, registry, sub
 from gpuq.ops.add import AddSpec
 from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.comparison import LessSpec
+from gpuq.ops.leaky_relu import PreluSpec
+from gpuq.ops.maximum_minimum import MaximumSpec
 from gpuq.ops.mul import MulSpec
 from gpuq.ops.sub import SubSpec
 from gpuq.quant import Quant
@@ -281,3 +284,37 @@ def test_unused_memory_is_null() -> None:
     layer = pack(plain(MulSpec), RULES[0])
     whole = ImageLayout.contiguous(1, 1, 1, 5)
     assert launch_of(layer, whole, whole, y=whole).arguments[1] == Pointer(None)
+
+
+PAIRS: dict[str, Any] = {
+    "maximum": lambda shapes, quants: MaximumSpec(dtype=quants[0].dtype, **shapes),
+    "less": lambda shapes, quants: LessSpec(dtype=quants[0].dtype, a_quant=quants[0], b_quant=quants[1], **shapes),
+    "prelu": lambda shapes, quants: PreluSpec(
+        a_quant=quants[0], b_quant=quants[1], out_quant=replace_scale(quants[0], 0.25), **shapes
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_tables_of_pairs(launcher: HostLauncher, name: str, dtype: str, seed: int) -> None:
+    rng = np.random.default_rng([seed, list(PAIRS).index(name), dtype == "int8"])
+    rule = Rule(Rounding.EXACT) if name == "maximum" else Rule(Rounding.V1, Product.ALL_F32)
+    for case in range(scaled(20)):
+        channels = random_channels(rng, 16 if case % 2 else 1)
+        shape = (*(int(n) for n in rng.integers(1, 5, 2)), channels)
+        other = (shape, (channels,), (1, 1, 1))[case % 3]
+        quants = random_quant(rng, dtype, -6, -2), random_quant(rng, dtype, -6, -2)
+        spec = PAIRS[name]({"a_shape": shape, "b_shape": other}, quants)
+        runs = int(rng.integers(1, 4))
+        a, b = (random_codes(rng, (runs, *each), dtype) for each in (shape, other))
+        constant = rng.random() < 0.4
+        if constant:
+            b = b[:1]
+        want = registry.reference(spec, rule, a, b).view(np.uint8)
+        layer = pack_pairs(spec, rule, None, b[0] if constant else None)
+        inputs = [a] if constant else [a, b]
+        align = 16 if channels % 16 == 0 and other == shape else 1
+        names = run_layer(launcher, layer, inputs, want, rng, f"seed {seed}, case {case}: {spec}", align=align)
+        assert all(each.startswith("pair_codes") for each in names)

@@ -1,11 +1,15 @@
-"""ADD, SUB and MUL with broadcasting: a function of one code for each operand, a sum or product, a requantization."""
+"""Operators on two tensors of 8-bit codes with broadcasting.
+
+ADD, SUB and MUL are a function of one code for each operand, a sum or product, and a requantization. Every other one is
+a table of all 65,536 pairs, made by reference().
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +22,11 @@ from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, folded, image_shape, run_strides
 from gpuq.numerics import Bounds, Int64Array, Rounding, Rule
 from gpuq.ops.add import EXTRA_BITS, q20_multipliers, sum_factors
-from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.broadcast import BinarySpec, BroadcastSpec
 from gpuq.ops.mul import MulSpec
-from gpuq.ops.spec import UINT8, Shape
+from gpuq.ops.spec import INT8, UINT8, Shape, Spec
 from gpuq.ops.sub import SubSpec
-from gpuq.ops.tables import all_codes
+from gpuq.ops.tables import all_codes, binary_table
 
 THREADS = 256
 OUTER_DIMENSIONS = 6
@@ -32,7 +36,7 @@ _COMPILED_DIMENSIONS = (0, 2, OUTER_DIMENSIONS)
 
 def binary_kernel(
     *,
-    product: bool,
+    operation: str = "SUM",
     tables: tuple[bool, bool] = (False, False),
     steps: tuple[int, int] = (1, 1),
     dimensions: int = 0,
@@ -42,11 +46,11 @@ def binary_kernel(
     """binary_codes.cu; its head says what the arguments mean."""
     way = "" if dimensions == 0 else "_rows"
     return Kernel(
-        name=f"{'product' if product else 'sum'}_codes{way}_u{8 * vec}",
+        name=f"{operation.lower()}_codes{way}_u{8 * vec}",
         source="binary_codes.cu",
         entry="binary_codes",
         defines=(
-            ("PRODUCT", int(product)),
+            ("OPERATION", f"OPERATION_{operation}"),
             ("A_TABLE", int(tables[0])),
             ("B_TABLE", int(tables[1])),
             ("A_STEP", steps[0]),
@@ -61,12 +65,14 @@ def binary_kernel(
 
 
 KERNELS = (
-    *(binary_kernel(product=False, tables=(False, True), vec=vec) for vec in (16, 4)),
-    *(binary_kernel(product=False, tables=(False, True), dimensions=2, vec=vec) for vec in (16, 4)),
-    binary_kernel(product=False, tables=(True, False), steps=(1, 0), dimensions=OUTER_DIMENSIONS, vec=1),
-    *(binary_kernel(product=True, vec=vec) for vec in (16, 4)),
-    *(binary_kernel(product=True, steps=(1, 1), dimensions=2, vec=vec) for vec in (16, 4)),
-    binary_kernel(product=True, steps=(1, 0), dimensions=OUTER_DIMENSIONS, vec=1),
+    *(binary_kernel(tables=(False, True), vec=vec) for vec in (16, 4)),
+    *(binary_kernel(tables=(False, True), dimensions=2, vec=vec) for vec in (16, 4)),
+    binary_kernel(tables=(True, False), steps=(1, 0), dimensions=OUTER_DIMENSIONS, vec=1),
+    *(binary_kernel(operation="PRODUCT", vec=vec) for vec in (16, 4)),
+    *(binary_kernel(operation="PRODUCT", steps=(1, 1), dimensions=2, vec=vec) for vec in (16, 4)),
+    binary_kernel(operation="PRODUCT", steps=(1, 0), dimensions=OUTER_DIMENSIONS, vec=1),
+    *(binary_kernel(operation="PAIR", vec=vec) for vec in (16, 4)),
+    binary_kernel(operation="PAIR", steps=(1, 0), dimensions=OUTER_DIMENSIONS, vec=1),
 )
 """Two residual branches, an operand for every pixel's channels, and anything else by bytes."""
 
@@ -88,20 +94,25 @@ class BinaryLayer:
         rule: the macro of kernels_cuda/requantize.cuh.
         bounds: how the fused activation's bounds become codes.
         operands: codes (*shape) of each operand that is constant, None of an activation.
+        pairs: (65536,) the result for each pair of bytes, the first code's being the upper one; the other values say
+            nothing then. None of sums and products.
     """
 
-    spec: BinarySpec
+    spec: BroadcastSpec
     values: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]
     factors: npt.NDArray[Any]
     rule: str
     bounds: Bounds
     operands: tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None]
+    pairs: npt.NDArray[Any] | None = None
     constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
     affine: tuple[tuple[int, int] | None, tuple[int, int] | None] = field(init=False)
 
     def __post_init__(self) -> None:
         first, second = (affine(values, self.spec.activation_dtype) for values in self.values)
         constants: dict[str, npt.NDArray[Any]] = {"factors": self.factors}
+        if self.pairs is not None:
+            constants["pairs"] = self.pairs
         for name, values, line, codes in zip("ab", self.values, (first, second), self.operands, strict=True):
             if line is None:
                 constants[f"{name}_table"] = values
@@ -116,6 +127,11 @@ class BinaryLayer:
         return self.spec.a_shape, self.spec.b_shape
 
     @property
+    def operation(self) -> str:
+        """OPERATION of kernels_cuda/binary_codes.cu."""
+        return "PAIR" if self.pairs is not None else "PRODUCT" if isinstance(self.spec, MulSpec) else "SUM"
+
+    @property
     def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
         return tuple(
             image_shape(shape) for shape, codes in zip(self.shapes, self.operands, strict=True) if codes is None
@@ -126,7 +142,7 @@ class BinaryLayer:
         return image_shape(self.spec.output_shape)
 
     def choices(self, runs: int, traits: Traits) -> Sequence[BinaryChoice]:
-        return (BinaryChoice("product_codes" if isinstance(self.spec, MulSpec) else "sum_codes"),)
+        return (BinaryChoice(f"{self.operation.lower()}_codes"),)
 
     def workspace_bytes(self, runs: int, choice: BinaryChoice) -> int:
         return 0
@@ -158,13 +174,18 @@ class BinaryLayer:
         walked = next(count for count in _COMPILED_DIMENSIONS if count >= len(dimensions))
         outer = [*reversed(dimensions), *[Dimension(1, (0, 0, 0))] * (OUTER_DIMENSIONS - len(dimensions))]
         lines = [line or (0, 0) for line in self.affine]
-        tables = [
+        tables: list[Pointer | Slot] = [
             Pointer(None) if line else Slot(f"{name}_table") for name, line in zip("ab", self.affine, strict=True)
         ]
-        act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, self.bounds)
-        clamps = (act_min, act_max) != (spec.out_quant.qmin, spec.out_quant.qmax)
+        zero_point, act_min, act_max, clamps = 0, 0, 0, False
+        if isinstance(spec, BinarySpec) and self.pairs is None:
+            zero_point = spec.out_quant.scalar_zero_point()
+            act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, self.bounds)
+            clamps = (act_min, act_max) != (spec.out_quant.qmin, spec.out_quant.qmax)
+        if self.pairs is not None:
+            tables[0] = Slot("pairs")
         kernel = binary_kernel(
-            product=isinstance(spec, MulSpec),
+            operation=self.operation,
             tables=(self.affine[0] is None, self.affine[1] is None),
             steps=steps,
             dimensions=walked,
@@ -183,7 +204,7 @@ class BinaryLayer:
                     *int32s(threads, row.size, chunks),
                     *int32s(*(dimension.size for dimension in outer[: OUTER_DIMENSIONS - 1])),
                     *(np.int64(dimension.strides[tensor]) for tensor in range(3) for dimension in outer),
-                    *int32s(spec.out_quant.scalar_zero_point(), act_min, act_max),
+                    *int32s(zero_point, act_min, act_max),
                 ),
             )
         ]
@@ -285,3 +306,31 @@ def pack(
 
 def _int32(values: Int64Array) -> npt.NDArray[np.int32]:
     return values.astype(np.int32)
+
+
+def is_pair(spec: Spec) -> TypeGuard[BroadcastSpec]:
+    """Whether an operator's result is a function of two 8-bit codes."""
+    return isinstance(spec, BroadcastSpec) and spec.activation_dtype in (INT8, UINT8)
+
+
+def pack_pairs(
+    spec: BroadcastSpec,
+    rule: Rule,
+    a: npt.NDArray[Any] | None = None,
+    b: npt.NDArray[Any] | None = None,
+) -> BinaryLayer:
+    """Packs any operator on two 8-bit codes.
+
+    Args:
+        a, b: codes of an operand that is constant; None of an activation.
+    """
+    codes = _int32(all_codes(spec.activation_dtype).astype(np.int64))
+    return BinaryLayer(
+        spec,
+        (codes, codes),
+        np.zeros((1, 4), np.int32),
+        "RULE_V1_RIGHT",
+        rule.bounds,
+        (None if a is None else np.ascontiguousarray(a), None if b is None else np.ascontiguousarray(b)),
+        binary_table(spec, rule).view(np.uint8),
+    )

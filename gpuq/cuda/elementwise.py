@@ -16,11 +16,10 @@ from gpuq.cuda.layout import ImageLayout
 from gpuq.errors import InputTypeError
 from gpuq.numerics import V1U_BLOCKS, Rounding, Rule, uniform
 from gpuq.ops.dequantize import DequantizeSpec
-from gpuq.ops.logistic import LogisticSpec
 from gpuq.ops.quantize import QuantizeSpec
-from gpuq.ops.relu import ReluSpec
 from gpuq.ops.spec import Spec
 from gpuq.ops.tables import unary_table
+from gpuq.ops.unary import UnarySpec
 from gpuq.quant import Quant
 
 THREADS = 256
@@ -192,7 +191,7 @@ class MapLayer:
 
 def is_map(spec: Spec) -> bool:
     """Whether an operator is a function of one 8-bit code, element by element."""
-    return isinstance(spec, LogisticSpec | ReluSpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is not None)
+    return isinstance(spec, UnarySpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is not None)
 
 
 def pack_map(spec: Spec, rule: Rule) -> MapLayer:

@@ -21,6 +21,7 @@ from gpuq.cuda import (
     elementwise,
     fully_connected,
     mean,
+    movement,
     pool_2d,
     resize,
     softmax,
@@ -41,11 +42,10 @@ from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.dequantize import DequantizeSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
-from gpuq.ops.logistic import LogisticSpec
 from gpuq.ops.mean import MeanSpec
+from gpuq.ops.movement import MovementSpec
 from gpuq.ops.pad import PadSpec
 from gpuq.ops.quantize import QuantizeSpec
-from gpuq.ops.relu import ReluSpec
 from gpuq.ops.resize_bilinear import ResizeSpec
 from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.spec import Shape, Spec
@@ -147,10 +147,14 @@ def layer_of(
     if isinstance(spec, FullyConnectedSpec):
         return fully_connected.pack(spec, rule, *weights_and_bias(spec, constants), fusion)
     spec.require(fusion is None, "nothing can follow in its kernel")
-    if isinstance(spec, QuantizeSpec | DequantizeSpec | LogisticSpec | ReluSpec):
+    if isinstance(spec, QuantizeSpec | DequantizeSpec) or elementwise.is_map(spec):
         return elementwise.pack(spec, rule)
     if isinstance(spec, BinarySpec):
         return binary.pack(spec, rule, *constants)
+    if binary.is_pair(spec):
+        return binary.pack_pairs(spec, rule, *constants)
+    if isinstance(spec, MovementSpec):
+        return movement.pack(spec, rule, constants)
     if isinstance(spec, ConcatenationSpec):
         return copy.pack_concatenation(spec, rule, constants)
     if constants[0] is None:
@@ -190,7 +194,13 @@ def takes_pitches(layer: Layer) -> bool:
     The others walk contiguous memory.
     """
     return not isinstance(
-        layer, arg_max.ArgMaxLayer | elementwise.AffineLayer | elementwise.MapLayer | softmax.SoftmaxLayer
+        layer,
+        arg_max.ArgMaxLayer
+        | elementwise.AffineLayer
+        | elementwise.MapLayer
+        | movement.MovementLayer
+        | movement.PackLayer
+        | softmax.SoftmaxLayer,
     )
 
 
