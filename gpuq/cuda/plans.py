@@ -25,6 +25,7 @@ from gpuq.cuda import (
     pool_2d,
     resize,
     softmax,
+    transpose_conv,
 )
 from gpuq.cuda import fusion as fusing
 from gpuq.cuda.epilogue import Fusion
@@ -49,6 +50,7 @@ from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.resize_bilinear import ResizeSpec
 from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.spec import Shape, Spec
+from gpuq.ops.transpose_conv import TransposeConvSpec
 
 # Batches and layouts whose launches a plan keeps ready.
 KEPT_LAUNCHES = 64
@@ -147,6 +149,8 @@ def layer_of(
     if isinstance(spec, FullyConnectedSpec):
         return fully_connected.pack(spec, rule, *weights_and_bias(spec, constants), fusion)
     spec.require(fusion is None, "nothing can follow in its kernel")
+    if isinstance(spec, TransposeConvSpec):
+        return transpose_conv.pack(spec, rule, *weights_and_bias(spec, constants))
     if isinstance(spec, QuantizeSpec | DequantizeSpec) or elementwise.is_map(spec):
         return elementwise.pack(spec, rule)
     if isinstance(spec, BinarySpec):

@@ -1,0 +1,72 @@
+"""gpuq.cuda.transpose_conv: phases by hand and in every size, and whole layers, run thread by thread on the CPU."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from gpuq.cuda.transpose_conv import Phase, pack, phases
+from gpuq.numerics import Rounding
+from gpuq.ops.transpose_conv import TransposeConvSpec, reference
+from gpuq.ops.window import Window2d
+
+from .cuda_layers import Rules, launcher, random_bias, random_codes, random_quants, scaled
+from .cuda_operators import run_layer
+from .host_cuda.runner import HostLauncher
+
+__all__ = ["launcher"]
+
+
+def test_phases_on_paper() -> None:
+    # Four elements made of two, kernel 3, stride 2, as SAME does it: even outputs see taps 2 and 0, odd ones tap 1.
+    assert phases(2, 4, 3, 2, 0) == [
+        Phase(start=0, count=2, taps=(2, 0), skip=0, size=2, pad_before=1, pad_after=0),
+        Phase(start=1, count=2, taps=(1,), skip=0, size=2, pad_before=0, pad_after=0),
+    ]
+
+
+def test_phases_are_convolutions(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for case in itertools.product(range(1, 5), range(1, 10), range(1, 5), range(1, 4), range(4)):
+        inputs, outputs, kernel, stride, pad = case
+        x, w = rng.integers(-9, 10, inputs), rng.integers(-9, 10, kernel)
+        want = np.zeros(outputs, int)
+        for i, k in itertools.product(range(inputs), range(kernel)):
+            if 0 <= i * stride - pad + k < outputs:
+                want[i * stride - pad + k] += x[i] * w[k]
+        got = np.full(outputs, 999)
+        for phase in phases(*case):
+            taps = w[list(phase.taps)] if phase.taps else np.zeros(1, int)
+            seen = np.pad(x[phase.skip : phase.skip + phase.size], (phase.pad_before, phase.pad_after))
+            got[phase.start :: stride] = np.correlate(seen, taps, "valid")
+        assert got.tolist() == want.tolist(), (case, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unsigned", [False, True])
+def test_equals_reference(launcher: HostLauncher, unsigned: bool, seed: int) -> None:
+    rng = np.random.default_rng([seed, unsigned])
+    rules = Rules(Rounding.V1)
+    for case in range(scaled(30)):
+        kernel_h, kernel_w, stride_h, stride_w = (int(n) for n in rng.integers(1, 5, 4))
+        in_h, in_w = (int(n) for n in rng.integers(1, 7, 2))
+        in_c, out_c = (4, 8) if case % 2 else (int(rng.integers(1, 7)), int(rng.integers(1, 7)))
+        pads = {f"pad_{side}": int(rng.integers(3)) for side in ("top", "left")}
+        spec = TransposeConvSpec(
+            in_h=in_h,
+            in_w=in_w,
+            in_c=in_c,
+            out_h=max(1, (in_h - 1) * stride_h + kernel_h - int(rng.integers(4))),
+            out_w=max(1, (in_w - 1) * stride_w + kernel_w - int(rng.integers(4))),
+            out_c=out_c,
+            window=Window2d(kernel_h=kernel_h, kernel_w=kernel_w, stride_h=stride_h, stride_w=stride_w, **pads),
+            **random_quants(rng, rules, unsigned, False, out_c, 0, kernel_h * kernel_w * in_c),
+        )
+        weights = random_codes(rng, spec.weights_shape, spec.w_quant.dtype)
+        bias = random_bias(rng, out_c)
+        x = random_codes(rng, (int(rng.integers(1, 3)), in_h, in_w, in_c), spec.x_quant.dtype)
+        want = reference(spec, rules.rule, x, weights, bias)
+        layer = pack(spec, rules.rule, weights, bias)
+        run_layer(launcher, layer, [x], want, rng, f"seed {seed}, case {case}: {spec}", align=4 if case % 2 else 1)
