@@ -114,7 +114,7 @@ class TransposeConvLayer:
         self, choice: TransposeConvChoice, inputs: Sequence[ImageLayout], output: ImageLayout
     ) -> Sequence[Launch]:
         (x,), window = inputs, self.spec.window
-        launches = []
+        launches: list[Launch] = []
         for number, ((row, column, layer), part) in enumerate(zip(self.parts, choice.parts, strict=True)):
             seen = replace(x, offset=x.offset + row.skip * x.row_pitch + column.skip * x.pixel_pitch)
             made = replace(
@@ -123,8 +123,8 @@ class TransposeConvLayer:
                 row_pitch=window.stride_h * output.row_pitch,
                 pixel_pitch=window.stride_w * output.pixel_pitch,
             )
-            for launch in layer.launches(part, [seen], made):
-                launches.append(_renamed(launch, f"{number}/", layer.constants))
+            own = layer.launches(part, [seen], made)
+            launches += [_renamed(launch, f"{number}/", layer.constants) for launch in own]
         return launches
 
 
