@@ -20,9 +20,9 @@ from gpuq.cuda import (
     depthwise_conv2d,
     elementwise,
     fully_connected,
-    mean,
     movement,
     pool_2d,
+    reduce,
     resize,
     softmax,
     transpose_conv,
@@ -43,10 +43,10 @@ from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.dequantize import DequantizeSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
-from gpuq.ops.mean import MeanSpec
 from gpuq.ops.movement import MovementSpec
 from gpuq.ops.pad import PadSpec
 from gpuq.ops.quantize import QuantizeSpec
+from gpuq.ops.reduce import ReduceSpec
 from gpuq.ops.resize_bilinear import ResizeSpec
 from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.spec import Shape, Spec
@@ -171,7 +171,7 @@ def layer_of(
 _PACK: Mapping[type[Spec], Callable[..., Layer]] = MappingProxyType(
     {
         ArgMaxSpec: arg_max.pack,
-        MeanSpec: mean.pack,
+        ReduceSpec: reduce.pack,
         PadSpec: copy.pack_pad,
         Pool2dSpec: pool_2d.pack,
         ResizeSpec: resize.pack,

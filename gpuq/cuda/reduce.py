@@ -1,4 +1,4 @@
-"""MEAN over any dimensions: columns of a tensor whose last dimension is kept, or one thread for each output."""
+"""MEAN, SUM, REDUCE_MAX, REDUCE_MIN over any dimensions: by columns where the last dimension is kept, or by outputs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, folded, image_shape, run_strides
 from gpuq.numerics import Rounding, Rule, uniform
 from gpuq.ops.mean import MeanSpec, divided_multiplier, image_factor_and_bias
-from gpuq.ops.spec import UINT8
+from gpuq.ops.reduce import ReduceMaxSpec, ReduceMinSpec, ReduceSpec, SumSpec
+from gpuq.ops.spec import INT8, UINT8
 
 THREADS = 128
 # Loops of a kernel over kept and over reduced dimensions. Of six dimensions and the runs no more are left after
@@ -26,14 +27,18 @@ THREADS = 128
 KEPT_LOOPS, REDUCED_LOOPS, COLUMN_REDUCED_LOOPS = 5, 4, 2
 
 
-def mean_kernel(quads: int, *, vec: int = 4, unsigned: bool = False, rule: str = "RULE_V1") -> Kernel:
-    """mean.cu by columns, with this many fours of columns a block; 0: one thread for each output."""
+def reduce_kernel(
+    quads: int, *, reduction: str = "SUM", vec: int = 4, unsigned: bool = False, rule: str = "RULE_V1"
+) -> Kernel:
+    """reduce.cu by columns, with this many fours of columns a block; 0: one thread for each output."""
+    what = f"reduce_{reduction.lower()}"
     return Kernel(
-        name=f"mean_columns_u{8 * vec}_{4 * quads}" if quads else "mean_any_u8",
-        source="mean.cu",
-        entry="mean",
+        name=f"{what}_columns_u{8 * vec}_{4 * quads}" if quads else f"{what}_any_u8",
+        source="reduce.cu",
+        entry="reduce",
         defines=(
             ("COLUMNS", int(quads > 0)),
+            ("REDUCTION", f"REDUCTION_{reduction}"),
             ("VEC", vec),
             ("QUADS", max(quads, 1)),
             ("THREADS", THREADS),
@@ -46,36 +51,45 @@ def mean_kernel(quads: int, *, vec: int = 4, unsigned: bool = False, rule: str =
 QUADS = (8, 32)
 """Fours of columns of a block: 32 bytes of a row are one memory transaction, 128 a cache line."""
 
-KERNELS = (*(mean_kernel(quads, vec=vec) for quads in QUADS for vec in (4, 1)), mean_kernel(0, vec=1))
+KERNELS = (
+    *(reduce_kernel(quads, vec=vec) for quads in QUADS for vec in (4, 1)),
+    reduce_kernel(0, vec=1),
+    reduce_kernel(QUADS[0], reduction="MAX"),
+    reduce_kernel(0, reduction="MIN", vec=1),
+)
 
 
 @dataclass(frozen=True)
-class MeanChoice:
+class ReduceChoice:
     """Fours of columns of a block, where the layer allows columns."""
 
     quads: int
 
     @property
     def name(self) -> str:
-        return f"mean_columns_{4 * self.quads}"
+        return f"reduce_columns_{4 * self.quads}"
 
 
 @dataclass(frozen=True, eq=False)
-class MeanLayer:
-    """A mean; it has no constants.
+class ReduceLayer:
+    """A reduction; it has no constants.
 
     Attributes:
-        rule: the macro of kernels_cuda/requantize.cuh.
+        reduction: REDUCTION of kernels_cuda/reduce.cu.
+        unsigned: codes are summed or compared as uint8.
+        rule: the macro of kernels_cuda/requantize.cuh; this and what follows say nothing of maxima and minima.
         factor: (multiplier, shift) of a sum with its bias.
         bias: what joins the sum of codes before, modulo 2^32.
         zero_point: what joins the result behind.
     """
 
-    spec: MeanSpec
-    rule: str
-    factor: tuple[int, int]
-    bias: int
-    zero_point: int
+    spec: ReduceSpec
+    reduction: str
+    unsigned: bool
+    rule: str = "RULE_V1"
+    factor: tuple[int, int] = (0, 0)
+    bias: int = 0
+    zero_point: int = 0
 
     @property
     def constants(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -89,20 +103,20 @@ class MeanLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return image_shape(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[MeanChoice]:
+    def choices(self, runs: int, traits: Traits) -> Sequence[ReduceChoice]:
         # Few outputs need blocks that cover few columns, so that there are more of them.
         blocks = runs * -(-math.prod(self.spec.output_shape) // (4 * QUADS[1]))
-        return tuple(MeanChoice(quads) for quads in (QUADS if blocks < 4 * traits.multiprocessors else QUADS[::-1]))
+        return tuple(ReduceChoice(quads) for quads in (QUADS if blocks < 4 * traits.multiprocessors else QUADS[::-1]))
 
-    def workspace_bytes(self, runs: int, choice: MeanChoice) -> int:
+    def workspace_bytes(self, runs: int, choice: ReduceChoice) -> int:
         return 0
 
-    def launches(self, choice: MeanChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+    def launches(self, choice: ReduceChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec, x = self.spec, inputs[0]
         if len(spec.x_shape) > 6:
             raise spec.fail(f"{len(spec.x_shape)} dimensions; the CUDA kernel has up to 6")
         if 0 in spec.x_shape:
-            raise spec.fail(f"there is no mean of a tensor of shape {spec.x_shape}")
+            raise spec.fail(f"nothing can be made of a tensor of shape {spec.x_shape}")
         x_strides, y_strides = run_strides(x, spec.x_shape), self._y_strides(output)
         kept_axes = [0, *(axis + 1 for axis in range(len(spec.x_shape)) if axis not in spec.axes)]
         sizes = (output.images, *spec.x_shape)
@@ -117,7 +131,7 @@ class MeanLayer:
             columns, quads = kept.pop(), choice.quads
         outputs = math.prod(dimension.size for dimension in kept)
         if outputs >= 1 << 31:
-            raise spec.fail(f"{outputs} means in one launch; the limit is 2^31 - 1, use a smaller batch")
+            raise spec.fail(f"{outputs} outputs in one launch; the limit is 2^31 - 1, use a smaller batch")
         vec = 1
         if quads:
             x_distances = (x.misalignment + x.offset, *(each.strides[0] for each in (*kept, *reduced)))
@@ -125,9 +139,11 @@ class MeanLayer:
             vec = 4 if alignment(columns.size, *x_distances, *y_distances, largest=4) == 4 else 1
         kept_loops = [*reversed(kept), *[Dimension(1, (0, 0))] * (KEPT_LOOPS - len(kept))]
         reduced_loops = [*reversed(reduced), *[Dimension(1, (0,))] * (REDUCED_LOOPS - len(reduced))]
+        low, high = (0, 255) if self.unsigned else (-128, 127)
+        start = {"SUM": 0, "MAX": low, "MIN": high}[self.reduction]
         return [
             Launch(
-                mean_kernel(quads, vec=vec, unsigned=spec.activation_dtype == UINT8, rule=self.rule),
+                reduce_kernel(quads, reduction=self.reduction, vec=vec, unsigned=self.unsigned, rule=self.rule),
                 (outputs, -(-columns.size // (4 * quads)), 1) if quads else (-(-outputs // THREADS), 1, 1),
                 (
                     x.slot("x"),
@@ -137,8 +153,7 @@ class MeanLayer:
                     *(np.int64(loop.strides[tensor]) for tensor in range(2) for loop in kept_loops),
                     *int32s(*(loop.size for loop in reduced_loops)),
                     *(np.int64(loop.strides[0]) for loop in reduced_loops),
-                    *int32s(*self.factor, self.bias, self.zero_point),
-                    *int32s(spec.out_quant.qmin, spec.out_quant.qmax),
+                    *int32s(*self.factor, self.bias, self.zero_point, low, high, start),
                 ),
             )
         ]
@@ -153,13 +168,22 @@ class MeanLayer:
         return (runs, *(0 if axis in spec.axes else next(steps) for axis in range(len(spec.x_shape))))
 
 
-def pack(spec: MeanSpec, rule: Rule) -> MeanLayer:
-    """A mean whose sums end in a fixed-point product."""
-    if uniform(rule.rounding, spec.x_shape[-1] if spec.x_shape else 0) is Rounding.V1U:
+def pack(spec: ReduceSpec, rule: Rule) -> ReduceLayer:
+    """Packs MEAN, SUM, REDUCE_MAX or REDUCE_MIN of 8-bit codes; sums end in a fixed-point product."""
+    spec.require_dtype("input on a GPU", spec.activation_dtype, INT8, UINT8)
+    unsigned = spec.activation_dtype == UINT8
+    if isinstance(spec, ReduceMaxSpec):
+        return ReduceLayer(spec, "MIN" if isinstance(spec, ReduceMinSpec) else "MAX", unsigned)
+    assert isinstance(spec, MeanSpec | SumSpec)
+    if uniform(rule.rounding, spec.x_shape[-1] if spec.x_shape else 0) is Rounding.V1U and isinstance(spec, MeanSpec):
         real, zero_point = image_factor_and_bias(spec)
-        return MeanLayer(spec, "RULE_V1U", numerics.quantize_multiplier(real), 0, zero_point)
-    if rule.rounding not in (Rounding.V1, Rounding.V2):
+        return ReduceLayer(spec, "SUM", unsigned, "RULE_V1U", numerics.quantize_multiplier(real), 0, zero_point)
+    macros = {Rounding.V1: "RULE_V1", Rounding.V1_BYTES: "RULE_V1", Rounding.V2: "RULE_V2"}
+    if rule.rounding not in macros:
         raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")
+    # LiteRT's reference SUM takes int8 codes for the unsigned bytes that hold them.
+    unsigned = unsigned or rule.rounding is Rounding.V1_BYTES
+    factor = divided_multiplier(spec) if isinstance(spec, MeanSpec) else numerics.quantize_multiplier(spec.factor)
     bias = int(numerics.wrap_int32(np.array(-spec.count * spec.x_quant.scalar_zero_point())))
-    macro = "RULE_V1" if rule.rounding is Rounding.V1 else "RULE_V2"
-    return MeanLayer(spec, macro, divided_multiplier(spec), bias, spec.out_quant.scalar_zero_point())
+    zero_point = spec.out_quant.scalar_zero_point()
+    return ReduceLayer(spec, "SUM", unsigned, macros[rule.rounding], factor, bias, zero_point)

@@ -1,6 +1,7 @@
-// MEAN of 8-bit codes over some dimensions.
+// MEAN, SUM, REDUCE_MAX and REDUCE_MIN of 8-bit codes over some dimensions.
 //
-//   y = clamp(zp_y + requantize(sum x - count * zp_x))      by RULE_V1, the count divided into the multiplier
+//   y = clamp(zp_y + requantize(sum x - count * zp_x))      by RULE_V1; MEAN: the count divided into the
+//   multiplier y = max x,  y = min x
 //
 // Two ways, by COLUMNS:
 //
@@ -14,12 +15,36 @@
 #include "epilogue.cuh"
 
 // COLUMNS   see above
+// REDUCTION REDUCTION_SUM (of MEAN and SUM), REDUCTION_MAX or REDUCTION_MIN
 // VEC       with COLUMNS, 4: all addresses and the columns are multiples of 4; 1: any
 // QUADS     with COLUMNS, fours of columns of a block, a divisor of THREADS
 // THREADS   of a block
 // and those of epilogue.cuh, RULE being RULE_V1
 
+#define REDUCTION_SUM 0
+#define REDUCTION_MAX 1
+#define REDUCTION_MIN 2
+
 #define SLICES (THREADS / QUADS)
+
+__device__ __forceinline__ int combined(int a, int b) {
+#if REDUCTION == REDUCTION_SUM
+  return wrapping_add(a, b);
+#elif REDUCTION == REDUCTION_MAX
+  return a > b ? a : b;
+#else
+  return a < b ? a : b;
+#endif
+}
+
+// Code c of a word, as its value.
+__device__ __forceinline__ int code_of(unsigned word, int c) {
+#if X_UNSIGNED
+  return static_cast<int>(prmt(static_cast<int>(word), 0, 0x4440 + c));
+#else
+  return static_cast<int>(prmt(static_cast<int>(word), 0, 0x8880 + 0x1111 * c));
+#endif
+}
 
 // The codes of `valid` columns, 4 or fewer; the others as they come out.
 __device__ __forceinline__ unsigned load_codes(const unsigned char* source, int valid) {
@@ -35,16 +60,16 @@ __device__ __forceinline__ unsigned load_codes(const unsigned char* source, int 
 }
 
 // outputs: without COLUMNS all elements of y; with COLUMNS all rows of `columns` of them, one for each
-// blockIdx.x. bias: -count * zp_x, modulo 2^32. kept_0 is the innermost kept loop, reduced_0 the innermost
-// reduced one.
+// blockIdx.x. bias: -count * zp_x, modulo 2^32. start: what combines with any code to that code. kept_0 is
+// the innermost kept loop, reduced_0 the innermost reduced one.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    mean(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int outputs, int columns,
-         int kept_0, int kept_1, int kept_2, int kept_3, long long x_kept_0, long long x_kept_1,
-         long long x_kept_2, long long x_kept_3, long long x_kept_4, long long y_kept_0, long long y_kept_1,
-         long long y_kept_2, long long y_kept_3, long long y_kept_4, int reduced_0, int reduced_1,
-         int reduced_2, int reduced_3, long long x_reduced_0, long long x_reduced_1, long long x_reduced_2,
-         long long x_reduced_3, int multiplier, int shift, int bias, int out_zero_point, int act_min,
-         int act_max) {
+    reduce(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int outputs, int columns,
+           int kept_0, int kept_1, int kept_2, int kept_3, long long x_kept_0, long long x_kept_1,
+           long long x_kept_2, long long x_kept_3, long long x_kept_4, long long y_kept_0, long long y_kept_1,
+           long long y_kept_2, long long y_kept_3, long long y_kept_4, int reduced_0, int reduced_1,
+           int reduced_2, int reduced_3, long long x_reduced_0, long long x_reduced_1, long long x_reduced_2,
+           long long x_reduced_3, int multiplier, int shift, int bias, int out_zero_point, int act_min,
+           int act_max, int start) {
 #if COLUMNS
   const int output = static_cast<int>(blockIdx.x);
 #else
@@ -65,7 +90,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       x + (k0 * x_kept_0 + k1 * x_kept_1 + k2 * x_kept_2 + k3 * x_kept_3 + k4 * x_kept_4);
   unsigned char* const target =
       y + (k0 * y_kept_0 + k1 * y_kept_1 + k2 * y_kept_2 + k3 * y_kept_3 + k4 * y_kept_4);
+#if REDUCTION == REDUCTION_SUM
   const Factor factor = {multiplier, shift};
+#endif
 
 #if COLUMNS
   SHARED(int, partial, [SLICES][QUADS][4]);
@@ -73,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int slice = static_cast<int>(threadIdx.x) / QUADS;
   const int first = 4 * (static_cast<int>(blockIdx.y) * QUADS + quad);
   const int valid = columns - first;
-  int sums[4] = {0, 0, 0, 0};
+  int sums[4] = {start, start, start, start};
   if (valid > 0) {
     source += first;
 #pragma unroll 1
@@ -85,10 +112,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const unsigned word = load_codes(source + r0 * x_reduced_0, valid);
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
-#if X_UNSIGNED
-          sums[c] = dp4a_us(word, 1 << (8 * c), sums[c]);
+#if REDUCTION == REDUCTION_SUM
+          sums[c] = multiply_add(static_cast<int>(word), 1 << (8 * c), sums[c]);
 #else
-          sums[c] = dp4a(static_cast<int>(word), 1 << (8 * c), sums[c]);
+          sums[c] = combined(sums[c], code_of(word, c));
 #endif
         }
       }
@@ -104,19 +131,24 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (slice < distance) {
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        sums[c] = wrapping_add(sums[c], partial[slice + distance][quad][c]);
+        sums[c] = combined(sums[c], partial[slice + distance][quad][c]);
         partial[slice][quad][c] = sums[c];
       }
     }
   }
 #endif
   if (slice != 0 || valid <= 0) return;
+#if REDUCTION == REDUCTION_SUM
   const Factor factors[4] = {factor, factor, factor, factor};
 #pragma unroll
   for (int c = 0; c < 4; ++c) sums[c] = wrapping_add(sums[c], bias);
-  store_codes(target + first, codes_of(sums, factors, out_zero_point, act_min, act_max), valid, VEC == 4);
+  const unsigned codes = codes_of(sums, factors, out_zero_point, act_min, act_max);
 #else
-  int sum = 0;
+  const unsigned codes = pack_saturated(sums[0], sums[1], sums[2], sums[3]);
+#endif
+  store_codes(target + first, codes, valid, VEC == 4);
+#else
+  int sum = start;
 #pragma unroll 1
   for (int r3 = 0; r3 < reduced_3; ++r3) {
     const unsigned char* volume = source;
@@ -129,9 +161,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll 4
         for (int r0 = 0; r0 < reduced_0; ++r0) {
 #if X_UNSIGNED
-          sum = wrapping_add(sum, *code);
+          sum = combined(sum, *code);
 #else
-          sum = wrapping_add(sum, static_cast<signed char>(*code));
+          sum = combined(sum, static_cast<signed char>(*code));
 #endif
           code += x_reduced_0;
         }
@@ -141,7 +173,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     source += x_reduced_3;
   }
-  sum = wrapping_add(sum, bias);
-  *target = saturated_byte(clamped_code(sum, factor, out_zero_point, act_min, act_max));
+#if REDUCTION == REDUCTION_SUM
+  *target = saturated_byte(clamped_code(wrapping_add(sum, bias), factor, out_zero_point, act_min, act_max));
+#else
+  *target = saturated_byte(sum);
+#endif
 #endif
 }

@@ -1,18 +1,21 @@
-"""gpuq.cuda.mean: over every set of dimensions, run thread by thread on the CPU."""
+"""gpuq.cuda.reduce: over every set of dimensions, run thread by thread on the CPU."""
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
-from gpuq.cuda.mean import QUADS, MeanChoice, MeanLayer, pack
-from gpuq.errors import InputValueError
+from gpuq.cuda.reduce import QUADS, ReduceChoice, ReduceLayer, pack
+from gpuq.errors import InputTypeError, InputValueError
 from gpuq.numerics import Rounding, Rule
+from gpuq.ops import registry
 from gpuq.ops.mean import MeanSpec, reference
+from gpuq.ops.reduce import ReduceMaxSpec, ReduceMinSpec, SumSpec
 from gpuq.quant import Quant
 
 from .cuda_layers import launcher, random_codes, scaled
@@ -24,16 +27,16 @@ __all__ = ["launcher"]
 V1 = Rule(Rounding.V1)
 
 
-class Fixed(MeanLayer):
+class Fixed(ReduceLayer):
     """A layer with one choice."""
 
     quads = 0
 
-    def choices(self, runs: int, traits: Traits) -> tuple[MeanChoice, ...]:
-        return (MeanChoice(self.quads),)
+    def choices(self, runs: int, traits: Traits) -> tuple[ReduceChoice, ...]:
+        return (ReduceChoice(self.quads),)
 
 
-def fixed(spec: MeanSpec, quads: int) -> MeanLayer:
+def fixed(spec: MeanSpec, quads: int) -> ReduceLayer:
     made = pack(spec, V1)
     layer = Fixed(**{field.name: getattr(made, field.name) for field in fields(made)})
     object.__setattr__(layer, "quads", quads)
@@ -87,7 +90,7 @@ def test_means_over_any_axes(launcher: HostLauncher, dtype: str, seed: int) -> N
                 launcher, pack(spec, V1), [x], want, rng, f"seed {seed}, case {case}: {spec}", gaps=bool(case % 2)
             )
         )
-    assert "mean_any_u8" in kernels
+    assert "reduce_sum_any_u8" in kernels
 
 
 def test_many_elements(launcher: HostLauncher, seed: int) -> None:
@@ -107,7 +110,7 @@ def test_choices_follow_the_outputs() -> None:
     traits = Traits(90, 132)
     assert [choice.quads for choice in layer.choices(1, traits)] == [8, 32]
     assert [choice.quads for choice in layer.choices(256, traits)] == [32, 8]
-    assert layer.choices(1, traits)[0].name == "mean_columns_32"
+    assert layer.choices(1, traits)[0].name == "reduce_columns_32"
     assert layer.workspace_bytes(1, layer.choices(1, traits)[0]) == 0
 
 
@@ -116,10 +119,40 @@ def test_what_cannot_be_is_refused() -> None:
     many = ImageLayout.contiguous(1 << 31, 1, 2, 3)
     deep = pack(replace(spec, x_shape=(1,) * 7), V1)
     with pytest.raises(InputValueError, match="7 dimensions"):
-        deep.launches(MeanChoice(8), [many], many)
+        deep.launches(ReduceChoice(8), [many], many)
     layer = pack(spec, V1)
-    with pytest.raises(InputValueError, match="MEAN: .* means in one launch"):
-        layer.launches(MeanChoice(8), [many], ImageLayout.contiguous(1 << 31, 1, 2, 1))
-    empty = replace(layer, spec=replace(spec, x_shape=(0, 3)))
-    with pytest.raises(InputValueError, match="there is no mean"):
-        empty.launches(MeanChoice(8), [many], many)
+    with pytest.raises(InputValueError, match="MEAN: .* outputs in one launch"):
+        layer.launches(ReduceChoice(8), [many], ImageLayout.contiguous(1 << 31, 1, 2, 1))
+    empty = ReduceLayer(replace(spec, x_shape=(0, 3)), "SUM", False)
+    with pytest.raises(InputValueError, match="nothing can be made"):
+        empty.launches(ReduceChoice(8), [many], many)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec_type", [SumSpec, ReduceMaxSpec, ReduceMinSpec])
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_sums_and_extremes(launcher: HostLauncher, spec_type: Any, dtype: str, seed: int) -> None:
+    rng = np.random.default_rng([seed, dtype == "int8"])
+    for case in range(scaled(40)):
+        channels = 4 * int(rng.integers(1, 20)) if case % 2 else int(rng.integers(1, 34))
+        shape = (*(int(n) for n in rng.integers(1, 9, rng.integers(1, 4))), channels)
+        axes = tuple(axis for axis in range(len(shape)) if rng.random() < (0.1 if axis == len(shape) - 1 else 0.6))
+        common = {"x_shape": shape, "axes": axes, "keep_dims": bool(rng.integers(2))}
+        rule = V1
+        if spec_type is SumSpec:
+            x_quant, out_quant = random_quant(rng, dtype, -6, 0), random_quant(rng, dtype, -4, 6)
+            spec = SumSpec(**common, x_quant=x_quant, out_quant=out_quant)
+            if dtype == "int8" and case % 3 == 0:
+                rule = Rule(Rounding.V1_BYTES)
+        else:
+            spec = spec_type(**common, dtype=np.dtype(dtype))
+        x = random_codes(rng, (int(rng.integers(1, 4)), *shape), dtype)
+        want = registry.reference(spec, rule, x)
+        context = f"seed {seed}, case {case}: {rule}, {spec}"
+        run_layer(launcher, pack(spec, rule), [x], want, rng, context, align=4 if case % 2 else 1)
+
+
+def test_other_numbers_are_refused() -> None:
+    spec = ReduceMaxSpec(x_shape=(4,), axes=(0,), keep_dims=False, dtype=np.dtype(np.int32))
+    with pytest.raises(InputTypeError, match="REDUCE_MAX: input on a GPU of int32 is not supported"):
+        pack(spec, Rule(Rounding.EXACT))
