@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpuq import Quant, numerics
-from gpuq.cuda import binary, elementwise, mean, pool_2d, resize, softmax
+from gpuq.cuda import binary, elementwise, pool_2d, reduce, resize, softmax
 from gpuq.cuda.plans import layer_of
 from gpuq.errors import InputValueError
 from gpuq.numerics import Bounds, Product, Rounding, Rule
@@ -71,7 +71,7 @@ def test_means(launcher: HostLauncher, rounding: Rounding, seed: int) -> None:
         spec = MeanSpec(x_shape=shape, axes=(1, 2), keep_dims=True, x_quant=x_quant, out_quant=out)
         x = random_codes(rng, (2, *shape), dtype)
         want = reference(spec, Rule(rounding), x)
-        run_layer(launcher, mean.pack(spec, Rule(rounding)), [x], want, rng, f"seed {seed}, case {case}: {spec}")
+        run_layer(launcher, reduce.pack(spec, Rule(rounding)), [x], want, rng, f"seed {seed}, case {case}: {spec}")
 
 
 @pytest.mark.slow
@@ -136,8 +136,8 @@ IMAGE = ResizeBilinearSpec(in_h=2, in_w=2, in_c=4, out_h=4, out_w=4, dtype=np.dt
         (elementwise.pack, FLOATS, Rounding.RECIPROCAL_F32),
         (elementwise.pack, FLOATS, Rounding.RECIPROCAL_F32_BLOCK8),
         (elementwise.pack, DequantizeSpec(shape=(20,), x_quant=CODES), Rounding.AFFINE_F32_BLOCK8),
-        (mean.pack, PIXELS, Rounding.V1U_BLOCK16),
-        (mean.pack, PIXELS, Rounding.RECIPROCAL_F32),
+        (reduce.pack, PIXELS, Rounding.V1U_BLOCK16),
+        (reduce.pack, PIXELS, Rounding.RECIPROCAL_F32),
         (resize.pack, IMAGE, Rounding.Q11),
         (resize.pack, IMAGE, Rounding.EXACT_UP),
         (resize.pack, replace(IMAGE, dtype=np.dtype("uint8")), Rounding.AFFINE_F32_PIXEL),
