@@ -14,6 +14,14 @@ from gpuq.devices import Device
 from gpuq.model.model import Model
 from gpuq.model.planner import plan_program
 from gpuq.model.tflite_reader import read
+from gpuq.ops.hard_swish import HardSwishSpec
+from gpuq.ops.maximum_minimum import MaximumSpec
+from gpuq.ops.reduce import ReduceMaxSpec
+from gpuq.ops.slices import SplitSpec
+from gpuq.ops.space import SpaceToDepthSpec
+from gpuq.ops.transpose import TransposeSpec
+from gpuq.ops.transpose_conv import TransposeConvSpec
+from gpuq.ops.window import Window2d
 from gpuq.resources import resource
 
 from .compare import assert_equal_bits
@@ -111,6 +119,62 @@ def test_joined_operators_and_tensors_in_place(launcher: Launcher, dtype: str, s
         want_tensors = cpu.tensors(given)
         for index, got in ours.tensors(given).items():
             assert_equal_bits(got, want_tensors[index], f"tensor {index}, {runs} runs, seed {seed}")
+
+
+@pytest.mark.slow
+def test_operators_beside_convolutions(launcher: HostLauncher, seed: int) -> None:
+    from .test_fusion import Net
+
+    net = Net(np.random.default_rng(seed))
+    x = net.tensor((1, 6, 4, 4), net.quant(0.05, 3))
+    quant, int8 = net.of(x), np.dtype(np.int8)
+    stem = net.conv(x, 8, 3)
+    swish = HardSwishSpec(shape=net.shape(stem), x_quant=quant, out_quant=quant)
+    stem = net.add_node(swish, (stem,), net.shape(stem), quant)
+    halves = []
+    for start in (0, 4):
+        half = SplitSpec(
+            x_shape=(1, 6, 4, 8),
+            dtype=int8,
+            starts=(0, 0, 0, start),
+            strides=(1,) * 4,
+            sizes=(1, 6, 4, 4),
+            out_shape=(1, 6, 4, 4),
+        )
+        halves.append(net.add_node(half, (stem,), (1, 6, 4, 4), quant))
+    larger = MaximumSpec(a_shape=(1, 6, 4, 4), b_shape=(1, 6, 4, 4), dtype=int8)
+    larger_of = net.add_node(larger, (halves[0], halves[1]), (1, 6, 4, 4), quant)
+    deep = net.add_node(SpaceToDepthSpec(x_shape=(1, 6, 4, 4), dtype=int8, block=2), (larger_of,), (1, 3, 2, 16), quant)
+    window = Window2d(kernel_h=3, kernel_w=3, stride_h=2, stride_w=2)
+    up = TransposeConvSpec(
+        in_h=3,
+        in_w=2,
+        in_c=16,
+        out_h=6,
+        out_w=4,
+        out_c=4,
+        window=window,
+        x_quant=quant,
+        w_quant=net.quant(0.02, 0),
+        out_quant=quant,
+    )
+    raised = net.add_node(up, (deep, net.weights(up.weights_shape), -1), (1, 6, 4, 4), quant)
+    turned = net.add_node(
+        TransposeSpec(x_shape=(1, 6, 4, 4), dtype=int8, perm=(0, 3, 1, 2)), (raised,), (1, 4, 6, 4), quant
+    )
+    most = net.add_node(
+        ReduceMaxSpec(x_shape=(1, 4, 6, 4), axes=(2, 3), keep_dims=False, dtype=int8), (turned,), (1, 4), quant
+    )
+    graph = net.graph((x,), (net.dense(most, 5), turned))
+    cpu = Model(plan_program(graph, Device("cpu"), "litert_ref"))
+    ours = Model(plan_program(graph, Device("cuda"), "litert_ref", launcher))
+    assert ours.program.steps[0].op == "CONV_2D+HARD_SWISH"
+    (given,) = inputs(cpu, 3, seed)
+    for got, want in zip(ours(given), cpu(given), strict=True):
+        assert_equal_bits(got, want, f"seed {seed}\n{ours.program}")
+    wanted = cpu.tensors(given)
+    for index, got in ours.tensors(given).items():
+        assert_equal_bits(got, wanted[index], f"tensor {index}, seed {seed}")
 
 
 SMALL_MODELS = ("resnet8_cifar10_int8", "kws_dscnn_int8", "vww_mobilenet_int8", "hello_world_int8", "micro_speech_int8")
