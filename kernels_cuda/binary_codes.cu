@@ -83,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   __syncthreads();
   const int* const a_values = tables;
   const int* const b_values = tables + 256 * A_TABLE;
-#else
+#elif OPERATION != OPERATION_PAIR
   const int* const a_values = nullptr;
   const int* const b_values = nullptr;
 #endif
