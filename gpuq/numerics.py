@@ -541,6 +541,30 @@ def _cast_in_micro(spec: OperatorSpec) -> bool:
 _COPIES = "RESHAPE SQUEEZE EXPAND_DIMS PAD RESIZE_NEAREST_NEIGHBOR ARG_MAX"
 _CODE_MEANS = "AVERAGE_POOL_2D MAX_POOL_2D"
 
+_COMPARISONS = "EQUAL NOT_EQUAL GREATER GREATER_EQUAL LESS LESS_EQUAL"
+_CHOICES = "MAXIMUM MINIMUM REDUCE_MAX REDUCE_MIN SELECT SELECT_V2"
+
+_ANY = ("int8", "uint8", "int32", "int64", "float32", "bool")
+_LITERT_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "TRANSPOSE STRIDED_SLICE SLICE GATHER GATHER_ND REVERSE_V2 TILE BROADCAST_TO PADV2 MIRROR_PAD": _ANY,
+        "SPACE_TO_BATCH_ND BATCH_TO_SPACE_ND": _ANY,
+        "SPACE_TO_DEPTH DEPTH_TO_SPACE SPLIT SPLIT_V PACK": ("int8", "uint8", "int32", "int64", "float32"),
+        "UNPACK": ("int8", "uint8", "int32", "float32", "bool"),
+    }
+)
+_TFLM_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "REVERSE_V2 BROADCAST_TO": _ANY,
+        "STRIDED_SLICE SLICE": ("int8", "int32", "float32", "bool"),
+        "PACK": ("int8", "int32", "int64", "float32"),
+        "SPLIT SPLIT_V UNPACK PADV2": ("int8", "int32", "float32"),
+        "TRANSPOSE GATHER GATHER_ND MIRROR_PAD": ("int8", "float32"),
+        "SPACE_TO_DEPTH DEPTH_TO_SPACE SPACE_TO_BATCH_ND BATCH_TO_SPACE_ND": ("int8", "float32"),
+    }
+)
+"""What kinds of numbers the runtimes move; measured, for the sources do not say all of it."""
+
 _NO_BIAS = "without a bias, XNNPACK leaves it to LiteRT's optimized kernels, which crash"
 
 # LiteRT's optimized kernels on x86 (in the wheel, NEON code by way of SSE), one thread. int32 sums end in ruy.
@@ -569,6 +593,12 @@ _LITERT_OPT = (
     _row("CONCATENATION", _on_uint8, Rounding.AFFINE_F32),
     _row("CONCATENATION", _always, Rounding.EXACT),
     _row(f"{_COPIES} {_CODE_MEANS}", _always, Rounding.EXACT),
+    _row(_COMPARISONS, _on_codes, Rounding.V1),
+    _row(_COMPARISONS, _of_kinds("int32", "int64", "bool"), Rounding.EXACT),
+    _row(_CHOICES, _of_kinds("int8", "uint8", "int32", "int64"), Rounding.EXACT),
+    _row("NEG", _of_kinds("int8", "int32", "int64"), Rounding.EXACT),
+    _row("CAST", _of_kinds("int8", "uint8", "int32", "int64", "bool"), Rounding.EXACT),
+    *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _LITERT_MOVEMENTS.items()),
 )
 
 # What XNNPACK takes; the operators behind it stay with the optimized kernels (the checks are those of
@@ -591,30 +621,6 @@ _XNNPACK = (
     _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
     _row("MAX_POOL_2D", _no_stride_beyond_window, Rounding.EXACT, bounds=Bounds.EVEN),
 )
-
-_COMPARISONS = "EQUAL NOT_EQUAL GREATER GREATER_EQUAL LESS LESS_EQUAL"
-_CHOICES = "MAXIMUM MINIMUM REDUCE_MAX REDUCE_MIN SELECT SELECT_V2"
-
-_ANY = ("int8", "uint8", "int32", "int64", "float32", "bool")
-_LITERT_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "TRANSPOSE STRIDED_SLICE SLICE GATHER GATHER_ND REVERSE_V2 TILE BROADCAST_TO PADV2 MIRROR_PAD": _ANY,
-        "SPACE_TO_BATCH_ND BATCH_TO_SPACE_ND": _ANY,
-        "SPACE_TO_DEPTH DEPTH_TO_SPACE SPLIT SPLIT_V PACK": ("int8", "uint8", "int32", "int64", "float32"),
-        "UNPACK": ("int8", "uint8", "int32", "float32", "bool"),
-    }
-)
-_TFLM_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "REVERSE_V2 BROADCAST_TO": _ANY,
-        "STRIDED_SLICE SLICE": ("int8", "int32", "float32", "bool"),
-        "PACK": ("int8", "int32", "int64", "float32"),
-        "SPLIT SPLIT_V UNPACK PADV2": ("int8", "int32", "float32"),
-        "TRANSPOSE GATHER GATHER_ND MIRROR_PAD": ("int8", "float32"),
-        "SPACE_TO_DEPTH DEPTH_TO_SPACE SPACE_TO_BATCH_ND BATCH_TO_SPACE_ND": ("int8", "float32"),
-    }
-)
-"""What kinds of numbers the runtimes move; measured, for the sources do not say all of it."""
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
