@@ -504,6 +504,10 @@ def _beyond_int16(spec: Any) -> bool:
     return bool((a * b if spec.op == "MUL" else a + b) > 32000 * spec.out_quant.scalar_scale())
 
 
+def _int4_weights(spec: Any) -> bool:
+    return bool(spec.weight_bits == 4)
+
+
 def _no_bias(spec: Any) -> bool:
     return not spec.has_bias
 
@@ -604,6 +608,11 @@ _LITERT_OPT = (
 # What XNNPACK takes; the operators behind it stay with the optimized kernels (the checks are those of
 # xnnpack_delegate.cc).
 _XNNPACK = (
+    _refuse(
+        "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED",
+        _int4_weights,
+        "with int4 weights it does not follow XNNPACK's rules for int8 (measured), nor any established here",
+    ),
     _refuse("DEPTHWISE_CONV_2D", _no_bias, _NO_BIAS),
     _refuse(
         "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED",

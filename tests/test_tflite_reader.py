@@ -1145,6 +1145,12 @@ def test_int4_weights_are_unpacked() -> None:
     assert model(one_at_a_time).reshape(-1).tolist() == INT4_VALUES.tolist()
 
 
+def test_a_profile_may_refuse_int4() -> None:
+    weights = TensorDef((1, 7), np.int8, 1.0, data=INT4_VALUES.reshape(1, 7), int4=True)
+    with pytest.raises(UnsupportedModel, match="FULLY_CONNECTED on int8, with int4 weights"):
+        gpuq.load(int4_layer(weights), numerics="xnnpack")
+
+
 def test_int4_anywhere_else_is_refused() -> None:
     packed_constant = TensorDef((1, 7), np.int8, 1.0, data=INT4_VALUES.reshape(1, 7), int4=True)
     refused(only("ADD", [int8((1, 7)), packed_constant], int8((1, 7)), schema.AddOptionsT()), UnsupportedModel, "INT4")

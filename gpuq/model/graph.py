@@ -25,6 +25,7 @@ class Tensor:
         quant: None for tensors that are not quantized.
         data: the value of a constant, read-only; None for activations.
         is_variable: state that lasts from run to run.
+        is_int4: a constant that the file packs, two values to a byte.
     """
 
     index: int
@@ -35,6 +36,7 @@ class Tensor:
     quant: Quant | None
     data: npt.NDArray[Any] | None = None
     is_variable: bool = False
+    is_int4: bool = False
 
     @property
     def batch_shape(self) -> str:

@@ -251,6 +251,7 @@ def _conv2d(view: OperatorView) -> Converted:
         w_quant=view.quant(weights),
         out_quant=view.quant(view.out),
         activation=view.activation,
+        weight_bits=4 if weights.is_int4 else 8,
     )
     _check_bias_shape(view, out_c)
     return spec, (n, *spec.output_shape)
@@ -281,6 +282,7 @@ def _depthwise_conv2d(view: OperatorView) -> Converted:
         w_quant=view.quant(weights),
         out_quant=view.quant(view.out),
         activation=view.activation,
+        weight_bits=4 if weights.is_int4 else 8,
         has_bias=view.has(2),
     )
     _check_bias_shape(view, out_c)
@@ -307,6 +309,7 @@ def _fully_connected(view: OperatorView) -> Converted:
         w_quant=view.quant(weights),
         out_quant=view.quant(view.out),
         activation=view.activation,
+        weight_bits=4 if weights.is_int4 else 8,
     )
     _check_bias_shape(view, out_c)
     return spec, (*x_shape[:-1], out_c) if keeps else (elements // in_c, out_c)

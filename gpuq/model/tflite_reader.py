@@ -191,6 +191,7 @@ def _tensors(raw: RawModel, limits: Limits) -> list[Tensor]:
                 quant=_quant(tensor, dtype, where),
                 data=_data(tensor, dtype, where, shared),
                 is_variable=tensor.is_variable,
+                is_int4=is_packed,
             )
         )
     return tensors

@@ -31,6 +31,7 @@ class Conv2dSpec(Spec):
         x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
         w_quant: int8 (zero point 0; per tensor or one scale per output channel, axis 0), or uint8 (per tensor).
         activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
+        weight_bits: 4 where the file packs two weights into a byte; they are codes of w_quant all the same.
     """
 
     op: ClassVar[str] = "CONV_2D"
@@ -46,6 +47,7 @@ class Conv2dSpec(Spec):
     w_quant: Quant
     out_quant: Quant
     activation: str | None = None
+    weight_bits: int = 8
 
     def __post_init__(self) -> None:
         self.require_positive(in_h=self.in_h, in_w=self.in_w, in_c=self.in_c, out_c=self.out_c, groups=self.groups)

@@ -31,6 +31,7 @@ class DepthwiseConv2dSpec(Spec):
         x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
         w_quant: int8 (zero point 0; per tensor or one scale per output channel, axis 3), or uint8 (per tensor).
         activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
+        weight_bits: 4 where the file packs two weights into a byte; they are codes of w_quant all the same.
         has_bias: LiteRT's optimized kernels cannot run without one; sums do not depend on it.
     """
 
@@ -47,6 +48,7 @@ class DepthwiseConv2dSpec(Spec):
     out_quant: Quant
     activation: str | None = None
     has_bias: bool = True
+    weight_bits: int = 8
 
     def __post_init__(self) -> None:
         self.require_positive(in_h=self.in_h, in_w=self.in_w, in_c=self.in_c, multiplier=self.multiplier)

@@ -29,6 +29,7 @@ class FullyConnectedSpec(Spec):
         x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
         w_quant: int8 or uint8 per tensor (its zero point counts), or int8 with one scale per output, axis 0.
         activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
+        weight_bits: 4 where the file packs two weights into a byte; they are codes of w_quant all the same.
     """
 
     op: ClassVar[str] = "FULLY_CONNECTED"
@@ -40,6 +41,7 @@ class FullyConnectedSpec(Spec):
     w_quant: Quant
     out_quant: Quant
     activation: str | None = None
+    weight_bits: int = 8
 
     def __post_init__(self) -> None:
         self.require_positive(in_c=self.in_c, out_c=self.out_c)

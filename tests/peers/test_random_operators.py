@@ -173,7 +173,7 @@ TFLM: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
 
 # Arithmetic that has no rule in these profiles yet.
 WITHOUT_RULE = {
-    *("CONV_2D_int4", "DEPTHWISE_CONV_2D_int4", "FULLY_CONNECTED_int4", "RELU_N1_TO_1", "RELU_0_TO_1", "TANH"),
+    *("DEPTHWISE_CONV_2D_int4", "RELU_N1_TO_1", "RELU_0_TO_1", "TANH"),
     *("HARD_SWISH", "LEAKY_RELU", "ABS", "SQRT", "RSQRT", "PRELU", "SQUARED_DIFFERENCE", "SUM", "L2_NORMALIZATION"),
     *("BATCH_MATMUL", "TRANSPOSE_CONV"),
 }
@@ -182,11 +182,12 @@ OPTIMIZED = {op: (strategy, -(-examples // 5)) for op, (strategy, examples) in L
 # Of each operator a sample. LiteRT's optimized depthwise kernels crash without a bias, its ADD and MUL wrap beyond int16,
 # and XNNPACK fails on factors of 256 and more.
 LITERT_OPT = OPTIMIZED | {
+    "DEPTHWISE_CONV_2D_int4": (partial(ops.depthwise_conv_2d, INT8_ONLY, biased=True, int4=True), 12),
     "ADD": (partial(ops.binary, "ADD", int16=True), 50),
     "MUL": (partial(ops.binary, "MUL", int16=True), 60),
     "DEPTHWISE_CONV_2D": (partial(ops.depthwise_conv_2d, biased=True), 200),
 }
-XNNPACK = OPTIMIZED | {
+XNNPACK = {op: drawn for op, drawn in OPTIMIZED.items() if not op.endswith("_int4")} | {
     "ADD": (partial(ops.binary, "ADD", int16=True), 50),
     "MUL": (partial(ops.binary, "MUL", int16=True), 60),
     "CONV_2D": (partial(ops.conv_2d, xnnpack=True), 220),
