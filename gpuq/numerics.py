@@ -557,6 +557,15 @@ _LITERT_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "UNPACK": ("int8", "uint8", "int32", "float32", "bool"),
     }
 )
+# What only compares, chooses, converts or moves elements: alike in all of LiteRT's resolvers.
+_LITERT_ELEMENTS = (
+    _row(_COMPARISONS, _on_codes, Rounding.V1),
+    _row(_COMPARISONS, _of_kinds("int32", "int64", "bool"), Rounding.EXACT),
+    _row(_CHOICES, _of_kinds("int8", "uint8", "int32", "int64"), Rounding.EXACT),
+    _row("NEG", _of_kinds("int8", "int32", "int64"), Rounding.EXACT),
+    _row("CAST", _of_kinds("int8", "uint8", "int32", "int64", "bool"), Rounding.EXACT),
+    *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _LITERT_MOVEMENTS.items()),
+)
 _TFLM_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "REVERSE_V2 BROADCAST_TO": _ANY,
@@ -597,12 +606,7 @@ _LITERT_OPT = (
     _row("CONCATENATION", _on_uint8, Rounding.AFFINE_F32),
     _row("CONCATENATION", _always, Rounding.EXACT),
     _row(f"{_COPIES} {_CODE_MEANS}", _always, Rounding.EXACT),
-    _row(_COMPARISONS, _on_codes, Rounding.V1),
-    _row(_COMPARISONS, _of_kinds("int32", "int64", "bool"), Rounding.EXACT),
-    _row(_CHOICES, _of_kinds("int8", "uint8", "int32", "int64"), Rounding.EXACT),
-    _row("NEG", _of_kinds("int8", "int32", "int64"), Rounding.EXACT),
-    _row("CAST", _of_kinds("int8", "uint8", "int32", "int64", "bool"), Rounding.EXACT),
-    *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _LITERT_MOVEMENTS.items()),
+    *_LITERT_ELEMENTS,
 )
 
 # What XNNPACK takes; the operators behind it stay with the optimized kernels (the checks are those of
@@ -654,12 +658,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("SOFTMAX HARD_SWISH L2_NORMALIZATION", _always, Rounding.FIXED_POINT),
                 _row("LOGISTIC TANH SQRT", _always, Rounding.TABLE_F32),
                 _row("RSQRT", _always, Rounding.V1, Product.ALL_F32),
-                _row(_COMPARISONS, _on_codes, Rounding.V1),
-                _row(_COMPARISONS, _of_kinds("int32", "int64", "bool"), Rounding.EXACT),
-                _row(_CHOICES, _of_kinds("int8", "uint8", "int32", "int64"), Rounding.EXACT),
-                _row("NEG", _of_kinds("int8", "int32", "int64"), Rounding.EXACT),
-                _row("CAST", _of_kinds("int8", "uint8", "int32", "int64", "bool"), Rounding.EXACT),
-                *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _LITERT_MOVEMENTS.items()),
+                *_LITERT_ELEMENTS,
                 _row("RESIZE_BILINEAR", _on_uint8, Rounding.AFFINE_F32),
                 _row("RESIZE_BILINEAR", _on_int8, Rounding.EXACT),
                 _row("CONCATENATION", _on_uint8, Rounding.AFFINE_F32),

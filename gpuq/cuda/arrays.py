@@ -56,7 +56,7 @@ def like(x: Any, y: Any, stream: Any = None) -> Any:
     Args:
         stream: on which y is computed; default: CuPy's current one. The library's own stream waits for it.
     """
-    if not is_device_array(y) or type(x) is type(y):
+    if type(x) is type(y) or not is_device_array(y):
         return y
     library = sys.modules.get(type(x).__module__.partition(".")[0])
     take = getattr(library, "from_dlpack", None)
