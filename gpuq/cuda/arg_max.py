@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, int32s
-from gpuq.cuda.layer import Traits
+from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, contiguous_strides, folded, image_shape, run_strides
 from gpuq.numerics import Rule
@@ -49,13 +49,6 @@ KERNELS = tuple(
 )
 
 
-@dataclass(frozen=True)
-class ArgMaxChoice:
-    """There is one way to run; the operands' strides say whether rows are a warp's."""
-
-    name: str
-
-
 @dataclass(frozen=True, eq=False)
 class ArgMaxLayer:
     """An ARG_MAX; it has no constants. Its output has no gaps."""
@@ -74,13 +67,13 @@ class ArgMaxLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, math.prod(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[ArgMaxChoice]:
-        return (ArgMaxChoice("arg_max"),)
+    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
+        return (OnlyChoice("arg_max"),)
 
-    def workspace_bytes(self, runs: int, choice: ArgMaxChoice) -> int:
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
         return 0
 
-    def launches(self, choice: ArgMaxChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec, x = self.spec, inputs[0]
         if len(spec.x_shape) > 6:
             raise spec.fail(f"{len(spec.x_shape)} dimensions; the CUDA kernel has up to 6")

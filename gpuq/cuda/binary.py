@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.cuda.epilogue import epilogue_defines, pack_factors
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
-from gpuq.cuda.layer import Traits
+from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, folded, image_shape, run_strides
 from gpuq.numerics import Bounds, Int64Array, Rounding, Rule
@@ -77,13 +77,6 @@ KERNELS = (
 """Two residual branches, an operand for every pixel's channels, and anything else by bytes."""
 
 
-@dataclass(frozen=True)
-class BinaryChoice:
-    """There is one way to run: what is loaded at once follows from the operands' addresses."""
-
-    name: str
-
-
 @dataclass(frozen=True, eq=False)
 class BinaryLayer:
     """A packed layer.
@@ -141,13 +134,13 @@ class BinaryLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return image_shape(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[BinaryChoice]:
-        return (BinaryChoice(f"{self.operation.lower()}_codes"),)
+    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
+        return (OnlyChoice(f"{self.operation.lower()}_codes"),)
 
-    def workspace_bytes(self, runs: int, choice: BinaryChoice) -> int:
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
         return 0
 
-    def launches(self, choice: BinaryChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec = self.spec
         if len(spec.output_shape) > OUTER_DIMENSIONS:
             raise spec.fail(f"{len(spec.output_shape)} dimensions; the CUDA kernel has up to {OUTER_DIMENSIONS}")

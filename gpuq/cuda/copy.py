@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
-from gpuq.cuda.layer import Traits
+from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import image_shape, run_strides
 from gpuq.numerics import Rule
@@ -64,13 +64,6 @@ KERNELS = (
     *(copy_kernel(frame=True, inside=False, vec=vec, x_vec=vec) for vec in (16, 4, 1)),
 )
 """Stores and loads of sixteen, four and one; loads byte by byte where only the output is aligned."""
-
-
-@dataclass(frozen=True)
-class CopyChoice:
-    """There is one way to run: what is moved at once follows from the operands' addresses."""
-
-    name: str
 
 
 @dataclass(frozen=True)
@@ -193,13 +186,13 @@ class PadLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return image_shape(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[CopyChoice]:
-        return (CopyChoice("frame_rows" if self.in_place else "pad_rows"),)
+    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
+        return (OnlyChoice("frame_rows" if self.in_place else "pad_rows"),)
 
-    def workspace_bytes(self, runs: int, choice: CopyChoice) -> int:
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
         return 0
 
-    def launches(self, choice: CopyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec = self.spec
         name, x = ("y", output) if self.in_place else ("x", inputs[0])
         sizes = (output.images, *spec.output_shape)
@@ -264,13 +257,13 @@ class ConcatenationLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return image_shape(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[CopyChoice]:
-        return (CopyChoice("copy_rows"),)
+    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
+        return (OnlyChoice("copy_rows"),)
 
-    def workspace_bytes(self, runs: int, choice: CopyChoice) -> int:
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
         return 0
 
-    def launches(self, choice: CopyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec = self.spec
         y_strides = run_strides(output, spec.output_shape)
         given = iter(zip(itertools.chain(["x"], (f"x{i}" for i in itertools.count(1))), inputs, strict=False))

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import Traits
+from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.errors import InputTypeError
 from gpuq.numerics import V1U_BLOCKS, Rounding, Rule, uniform
@@ -109,13 +109,6 @@ class AffineMap:
         )
 
 
-@dataclass(frozen=True)
-class ElementwiseChoice:
-    """Elementwise kernels have one way to run."""
-
-    name: str
-
-
 @dataclass(frozen=True, eq=False)
 class AffineLayer:
     """QUANTIZE from float32 or DEQUANTIZE to it, as a layer of a network."""
@@ -135,15 +128,13 @@ class AffineLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, math.prod(self.spec.shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[ElementwiseChoice]:
-        return (ElementwiseChoice(f"{self.map.op}_f32_{self.map.quant.dtype}"),)
+    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
+        return (OnlyChoice(f"{self.map.op}_f32_{self.map.quant.dtype}"),)
 
-    def workspace_bytes(self, runs: int, choice: ElementwiseChoice) -> int:
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
         return 0
 
-    def launches(
-        self, choice: ElementwiseChoice, inputs: Sequence[ImageLayout], output: ImageLayout
-    ) -> Sequence[Launch]:
+    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         (x,), y = inputs, output
         elements = x.images * math.prod(self.spec.shape)
         return [self.map.launch(elements, x.misalignment + x.offset, y.misalignment + y.offset)]
@@ -168,15 +159,13 @@ class MapLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, math.prod(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[ElementwiseChoice]:
-        return (ElementwiseChoice("map_codes_u8"),)
+    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
+        return (OnlyChoice("map_codes_u8"),)
 
-    def workspace_bytes(self, runs: int, choice: ElementwiseChoice) -> int:
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
         return 0
 
-    def launches(
-        self, choice: ElementwiseChoice, inputs: Sequence[ImageLayout], output: ImageLayout
-    ) -> Sequence[Launch]:
+    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         (x,), y = inputs, output
         elements = x.images * math.prod(self.spec.output_shape)
         vector = (x.misalignment + x.offset) % 16 == 0 and (y.misalignment + y.offset) % 16 == 0

@@ -34,6 +34,13 @@ class Choice(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class OnlyChoice:
+    """Of a layer with one way to run: the rest follows from the operands' addresses and strides."""
+
+    name: str
+
+
 class Layer(Protocol):
     """A packed layer: plain values, nothing on a device yet."""
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gpuq.cuda.copy import OUTER_DIMENSIONS, Span, copy_launch
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import Traits
+from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Int64Array, Rule
 from gpuq.ops.movement import MovementSpec
@@ -45,13 +45,6 @@ def gather_kernel(item: int = 4) -> Kernel:
 
 
 KERNELS = tuple(gather_kernel(item) for item in ITEMS)
-
-
-@dataclass(frozen=True)
-class MovementChoice:
-    """There is one way to run, decided when a layer is packed."""
-
-    name: str
 
 
 @dataclass(frozen=True)
@@ -102,13 +95,13 @@ class MovementLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, self.index.size
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[MovementChoice]:
-        return (MovementChoice("gather_elements" if self.strides is None else "copy_rows"),)
+    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
+        return (OnlyChoice("gather_elements" if self.strides is None else "copy_rows"),)
 
-    def workspace_bytes(self, runs: int, choice: MovementChoice) -> int:
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
         return 0
 
-    def launches(self, choice: MovementChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         (x,), spec, size = inputs, self.spec, self.spec.dtype.itemsize
         if self.index.size == 0:
             return []
@@ -175,13 +168,13 @@ class PackLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, math.prod(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[MovementChoice]:
-        return (MovementChoice("copy_rows"),)
+    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
+        return (OnlyChoice("copy_rows"),)
 
-    def workspace_bytes(self, runs: int, choice: MovementChoice) -> int:
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
         return 0
 
-    def launches(self, choice: MovementChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec = self.spec
         outer = math.prod(spec.x_shape[: spec.axis])
         inner = math.prod(spec.x_shape[spec.axis :]) * spec.dtype.itemsize

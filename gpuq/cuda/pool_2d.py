@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.cuda.kernel import Kernel, Launch, int32s
-from gpuq.cuda.layer import Traits
+from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import Bounds, Rule
 from gpuq.ops.average_pool_2d import AveragePool2dSpec, Pool2dSpec
@@ -40,13 +40,6 @@ def pool_kernel(*, average: bool, unsigned: bool = False, vec: int = 4) -> Kerne
 KERNELS = tuple(pool_kernel(average=average, vec=vec) for average in (True, False) for vec in (4, 1))
 
 
-@dataclass(frozen=True)
-class PoolChoice:
-    """Pools have one way to run."""
-
-    name: str
-
-
 @dataclass(frozen=True, eq=False)
 class PoolLayer:
     """A pool; it has no constants."""
@@ -67,13 +60,13 @@ class PoolLayer:
         out_h, out_w, channels = self.spec.output_shape
         return out_h, out_w, channels
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[PoolChoice]:
-        return (PoolChoice("average_pool_2d" if isinstance(self.spec, AveragePool2dSpec) else "max_pool_2d"),)
+    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
+        return (OnlyChoice("average_pool_2d" if isinstance(self.spec, AveragePool2dSpec) else "max_pool_2d"),)
 
-    def workspace_bytes(self, runs: int, choice: PoolChoice) -> int:
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
         return 0
 
-    def launches(self, choice: PoolChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec, window, x = self.spec, self.spec.window, inputs[0]
         out_h, out_w, channels = self.y_shape
         threads = x.images * out_h * out_w * -(-channels // 4)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import Traits
+from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec, ResizeSpec, float_positions, integer_positions
@@ -43,13 +43,6 @@ KERNELS = (
 )
 
 
-@dataclass(frozen=True)
-class ResizeChoice:
-    """There is one way to run."""
-
-    name: str
-
-
 @dataclass(frozen=True, eq=False)
 class ResizeLayer:
     """A packed layer.
@@ -79,13 +72,13 @@ class ResizeLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return self.spec.out_h, self.spec.out_w, self.spec.in_c
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[ResizeChoice]:
-        return (ResizeChoice("resize_bilinear" if self.is_linear else "resize_nearest"),)
+    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
+        return (OnlyChoice("resize_bilinear" if self.is_linear else "resize_nearest"),)
 
-    def workspace_bytes(self, runs: int, choice: ResizeChoice) -> int:
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
         return 0
 
-    def launches(self, choice: ResizeChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec, x = self.spec, inputs[0]
         shared = alignment(spec.in_c, x.alignment(), output.alignment(), largest=4 if self.is_linear else 16)
         vec = 16 if shared == 16 else 4 if shared >= 4 else 1

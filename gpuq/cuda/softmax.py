@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import Traits
+from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import fixed_point
@@ -37,13 +37,6 @@ def softmax_kernel(*, unsigned: bool = False, vec: int = 4) -> Kernel:
 KERNELS = tuple(softmax_kernel(vec=vec) for vec in (4, 1))
 
 
-@dataclass(frozen=True)
-class SoftmaxChoice:
-    """There is one way to run."""
-
-    name: str
-
-
 @dataclass(frozen=True, eq=False)
 class SoftmaxLayer:
     """A packed layer.
@@ -67,13 +60,13 @@ class SoftmaxLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, self.spec.depth
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[SoftmaxChoice]:
-        return (SoftmaxChoice("softmax_warp"),)
+    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
+        return (OnlyChoice("softmax_warp"),)
 
-    def workspace_bytes(self, runs: int, choice: SoftmaxChoice) -> int:
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
         return 0
 
-    def launches(self, choice: SoftmaxChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec, x = self.spec, inputs[0]
         distances = [
             distance for layout in (x, output) for distance in (layout.misalignment + layout.offset, layout.image_pitch)
