@@ -61,31 +61,22 @@ class Stride:
 
 @dataclass(frozen=True, eq=False)
 class MovementLayer:
-    """A packed operator with one activation.
+    """A packed operator with one activation: boxes by strides, or a table.
 
     Attributes:
-        index: (elements,) of the output in order: the element of the input, or -1.
-        fill: the value where there is none.
-        strides: the same from `first` on, outermost first; None where the table must say it.
+        elements: of one run of the output.
+        first: the input element that the output begins with, where strides say the rest.
+        strides: the steps from there on, outermost first; None where the table must say it.
+        item: bytes that stay together in the table.
+        constants: the table and the fill; nothing of strides.
     """
 
     spec: MovementSpec
-    index: Int64Array
-    fill: npt.NDArray[Any]
-    strides: tuple[Stride, ...] | None
-    item: int = field(init=False)
-    constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        size = self.spec.dtype.itemsize
-        together = 1 if self.strides is not None else _together(self.index, 16 // size)
-        object.__setattr__(self, "item", together * size)
-        constants: dict[str, npt.NDArray[Any]] = {}
-        if self.strides is None:
-            items = self.index[::together]
-            constants["map"] = np.where(items < 0, -1, items // together).astype(np.int32)
-            constants["fill"] = np.repeat(self.fill.reshape(1), together)
-        object.__setattr__(self, "constants", constants)
+    elements: int
+    first: int = 0
+    strides: tuple[Stride, ...] | None = None
+    item: int = 1
+    constants: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     @property
     def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
@@ -93,7 +84,7 @@ class MovementLayer:
 
     @property
     def y_shape(self) -> tuple[int, int, int]:
-        return 1, 1, self.index.size
+        return 1, 1, self.elements
 
     def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
         return (OnlyChoice("gather_elements" if self.strides is None else "copy_rows"),)
@@ -103,13 +94,13 @@ class MovementLayer:
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         (x,), spec, size = inputs, self.spec, self.spec.dtype.itemsize
-        if self.index.size == 0:
+        if self.elements == 0:
             return []
-        x_pitch, y_pitch = math.prod(spec.x_shape) * size, self.index.size * size
+        x_pitch, y_pitch = math.prod(spec.x_shape) * size, self.elements * size
         if self.strides is not None:
-            first = int(self.index[0]) * size
+            first = self.first * size
             spans = [Span(output.images, 0, output.images, x_pitch if x.images > 1 else 0, y_pitch)]
-            inner = self.index.size
+            inner = self.elements
             for stride in self.strides:
                 inner //= stride.size
                 spans.append(Span(stride.size, 0, stride.size, stride.step * size, inner * size))
@@ -220,12 +211,16 @@ def pack(
         "on a GPU all inputs but the first must be constant",
     )
     index, fill = element_map(spec, rule, constants[1:])
-    strides = strides_of(index)
+    size, strides = spec.dtype.itemsize, strides_of(index)
     if strides is not None:
-        row = strides[-1].size * spec.dtype.itemsize if strides and strides[-1].step == 1 else spec.dtype.itemsize
-        if len(strides) > OUTER_DIMENSIONS - 1 or (strides and row < MIN_ROW_BYTES):
-            strides = None
-    return MovementLayer(spec, index, fill, strides)
+        row = strides[-1].size * size if strides and strides[-1].step == 1 else size
+        if len(strides) < OUTER_DIMENSIONS and (not strides or row >= MIN_ROW_BYTES):
+            return MovementLayer(spec, index.size, int(index[0]), strides)
+    together = _together(index, 16 // size)
+    items = index[::together]
+    table = np.where(items < 0, -1, items // together).astype(np.int32)
+    constants_of_table = {"map": table, "fill": np.repeat(fill.reshape(1), together)}
+    return MovementLayer(spec, index.size, item=together * size, constants=constants_of_table)
 
 
 def element_map(
