@@ -62,17 +62,21 @@ __device__ __forceinline__ unsigned pack_saturated(int code0, int code1, int cod
 #endif
 }
 
+// Code i of a word of codes, as its value.
+__device__ __forceinline__ int code_of(int word, int i) {
+#if X_UNSIGNED
+  return static_cast<int>(prmt(word, 0, 0x4440 + i));
+#else
+  return static_cast<int>(prmt(word, 0, 0x8880 + 0x1111 * i));
+#endif
+}
+
 // What one operand of a sum or product is worth for byte i of a word of codes: by a table, or scale * code +
 // offset.
 template <int TABLE>
 __device__ __forceinline__ int value_of(int word, int i, const int* table, int scale, int offset) {
   if (TABLE) return table[static_cast<unsigned>(word) >> (8 * i) & 255];
-#if X_UNSIGNED
-  const int code = static_cast<int>(prmt(word, 0, 0x4440 + i));
-#else
-  const int code = static_cast<int>(prmt(word, 0, 0x8880 + 0x1111 * i));
-#endif
-  return wrapping_add(wrapping_multiply(code, scale), offset);
+  return wrapping_add(wrapping_multiply(code_of(word, i), scale), offset);
 }
 
 // The codes of four sums, the first in the lowest byte.

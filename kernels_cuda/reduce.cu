@@ -37,28 +37,6 @@ __device__ __forceinline__ int combined(int a, int b) {
 #endif
 }
 
-// Code c of a word, as its value.
-__device__ __forceinline__ int code_of(unsigned word, int c) {
-#if X_UNSIGNED
-  return static_cast<int>(prmt(static_cast<int>(word), 0, 0x4440 + c));
-#else
-  return static_cast<int>(prmt(static_cast<int>(word), 0, 0x8880 + 0x1111 * c));
-#endif
-}
-
-// The codes of `valid` columns, 4 or fewer; the others as they come out.
-__device__ __forceinline__ unsigned load_codes(const unsigned char* source, int valid) {
-#if VEC == 4
-  return *reinterpret_cast<const unsigned*>(source);
-#else
-  unsigned word = source[0];
-  if (valid > 1) word |= static_cast<unsigned>(source[1]) << 8;
-  if (valid > 2) word |= static_cast<unsigned>(source[2]) << 16;
-  if (valid > 3) word |= static_cast<unsigned>(source[3]) << 24;
-  return word;
-#endif
-}
-
 // outputs: without COLUMNS all elements of y; with COLUMNS all rows of `columns` of them, one for each
 // blockIdx.x. bias: -count * zp_x, modulo 2^32. start: what combines with any code to that code. kept_0 is
 // the innermost kept loop, reduced_0 the innermost reduced one.
@@ -109,13 +87,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       const int begin = (slice + r1) % SLICES;
 #pragma unroll 4
       for (int r0 = begin; r0 < reduced_0; r0 += SLICES) {
-        const unsigned word = load_codes(source + r0 * x_reduced_0, valid);
+        const unsigned word = load_codes(source + r0 * x_reduced_0, valid, VEC == 4);
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
 #if REDUCTION == REDUCTION_SUM
           sums[c] = multiply_add(static_cast<int>(word), 1 << (8 * c), sums[c]);
 #else
-          sums[c] = combined(sums[c], code_of(word, c));
+          sums[c] = combined(sums[c], code_of(static_cast<int>(word), c));
 #endif
         }
       }
