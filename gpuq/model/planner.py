@@ -167,8 +167,7 @@ def plan_program(
     groups = fusion.fused(graph, live, constants) if fuse else fusion.single(live)
     launched = [group for group in groups if not group.spec.is_view]
     roots = placement.storage_roots(graph, views, [index for group in launched for index in group.outputs])
-    reads = [[index for index in group.inputs if index in roots] for group in launched]
-    plans, inside = _pack(graph, launched, rules, constants, roots, reads, launcher, fuse)
+    plans, reads, inside = _pack(graph, launched, rules, constants, roots, launcher, fuse)
     storage = {index: inside[root].storage if root in inside else root for index, root in roots.items()}
     sizes = {root: graph.tensors[root].nbytes for root in set(storage.values())}
     alive = placement.lifetimes(graph, [(group.inputs, group.outputs) for group in groups], storage)
@@ -228,17 +227,14 @@ def _pack(
     rules: Mapping[int, numerics.Rule],
     constants: Mapping[int, npt.NDArray[Any]],
     roots: Mapping[int, int],
-    reads: list[list[int]],
     launcher: Launcher | None,
     fuse: bool,
-) -> tuple[list[Plan | None], dict[int, Inside]]:
-    """(the plan of each group, None where nothing is left to do; which storage lies within other storage).
+) -> tuple[list[Plan | None], list[list[int]], dict[int, Inside]]:
+    """(each group's plan, None where nothing is left to do; activations that it reads; storage within other storage).
 
     On a GPU, the constants of all of them go up together.
-
-    Args:
-        reads: activations that each group reads; those that need no reading any more are taken out.
     """
+    reads = [[index for index in group.inputs if index in roots] for group in groups]
     packed: list[Any] = []
     for group in groups:
         first, *behind = group.nodes
@@ -253,11 +249,11 @@ def _pack(
                 ]
                 packed.append(layer_of(group.spec, rules[first.index], operands, followers))
     if launcher is None:
-        return packed, {}
+        return packed, reads, {}
     layers: list[Layer | None] = list(packed)
     inside: dict[int, Inside] = {}
     if fuse:
-        layers, inside = _placed(graph, groups, packed, roots, reads)
+        layers, reads, inside = _placed(graph, groups, packed, roots, reads)
     named = {
         f"{number}/{name}": array
         for number, layer in enumerate(layers)
@@ -272,7 +268,7 @@ def _pack(
         else:
             own = {name: pointers[f"{number}/{name}"] for name in layer.constants}
             plans.append(CudaPlan(layer, launcher, constants=own))
-    return plans, inside
+    return plans, reads, inside
 
 
 def _placed(
@@ -280,9 +276,12 @@ def _placed(
     groups: Sequence[Group],
     layers: Sequence[Layer],
     roots: Mapping[int, int],
-    reads: list[list[int]],
-) -> tuple[list[Layer | None], dict[int, Inside]]:
-    """Layers that copy into a larger tensor, told what those before them write there already; None: all of it."""
+    reads: Sequence[Sequence[int]],
+) -> tuple[list[Layer | None], list[list[int]], dict[int, Inside]]:
+    """Layers that copy into a larger tensor, told what those before them write there already; None: all of it.
+
+    Also the activations that each still reads, and which storage lies within other storage.
+    """
     uses: list[placement.Use] = []
     parts: list[list[placement.Part]] = []
     movable = {index for group in groups for index in group.outputs}
@@ -303,12 +302,13 @@ def _placed(
         )
     inside = placement.in_place(graph, roots, uses, [part for each in parts for part in each], movable)
     kept: list[Layer | None] = []
+    left: list[list[int]] = []
     for layer, copies, read in zip(layers, parts, reads, strict=True):
         written = [part for part in copies if (place := inside.get(roots[part.source])) and place.parent == part.target]
-        for part in written:
-            read.remove(part.source)
+        sources = {part.source for part in written}
+        left.append([index for index in read if index not in sources])
         kept.append(without_parts(layer, frozenset(part.operand for part in written)) if written else layer)
-    return kept, inside
+    return kept, left, inside
 
 
 @contextmanager
