@@ -27,6 +27,7 @@ from gpuq.ops.conv2d import Conv2dSpec, check_weights
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.spec import UINT8
+from gpuq.ops.transpose_conv import TransposeConvSpec
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
 
@@ -43,7 +44,7 @@ def centre(x_quant: Quant) -> tuple[int, int]:
 
 
 def packed_epilogue(
-    spec: Conv2dSpec | DepthwiseConv2dSpec | FullyConnectedSpec,
+    spec: Conv2dSpec | DepthwiseConv2dSpec | FullyConnectedSpec | TransposeConvSpec,
     rule: Rule,
     weight_sums: npt.NDArray[np.int64],
     bias: npt.NDArray[np.int32] | None,

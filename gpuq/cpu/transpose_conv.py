@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq import numerics
-from gpuq.cpu.epilogue import Epilogue
+from gpuq.cpu.conv2d import packed_epilogue
 from gpuq.cpu.gemm import ExactGemm
 from gpuq.cpu.scratch import Scratch, aligned
 from gpuq.numerics import Rule
@@ -34,18 +33,10 @@ class TransposeConvPlan:
         x_max = max(spec.x_quant.qmax - zero_point, zero_point - spec.x_quant.qmin)
         # (C, KH * KW * O): a row of products holds all taps of one input pixel.
         self._gemm = ExactGemm.pack(np.ascontiguousarray(taps.transpose(3, 1, 2, 0)).reshape(spec.in_c, -1), x_max)
-        act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant)
-        self._epilogue = Epilogue(
-            rule=rule,
-            reals=numerics.real_multipliers(
-                spec.x_quant.scalar_scale(), spec.w_quant.scales, spec.out_quant.scalar_scale(), rule.product
-            ),
-            bias=np.zeros(spec.out_c, np.int64) if bias is None else bias.reshape(-1).astype(np.int64),
-            bounds=np.abs(taps).sum(axis=(1, 2, 3)) * x_max,
-            out_quant=spec.out_quant,
-            act_min=act_min,
-            act_max=act_max,
-        )
+        # Pixels are centred on their zero point itself: no sum of weights is left for the bias.
+        nothing = np.zeros(spec.out_c, np.int64)
+        bounds = np.abs(taps).sum(axis=(1, 2, 3)) * x_max
+        self._epilogue = packed_epilogue(spec, rule, nothing, bias, bounds)
         self._zero_point = np.float32(zero_point)
         self._products = spec.window.taps * spec.out_c
         self._block = max(1, min(spec.in_h, BLOCK_BYTES // (12 * spec.in_w * self._products)))
