@@ -536,6 +536,10 @@ def _of_kinds(*names: str) -> Callable[[OperatorSpec], bool]:
     return lambda spec: spec.activation_dtype in kinds
 
 
+def _unassigned(spec: Any) -> bool:
+    return not spec.is_assigned
+
+
 def _cast_in_micro(spec: OperatorSpec) -> bool:
     """From and to int8, int32, bool: what TFLite Micro's CAST has."""
     kinds = (np.int8, np.int32, np.bool_)
@@ -559,12 +563,20 @@ _LITERT_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 # What only compares, chooses, converts or moves elements: alike in all of LiteRT's resolvers.
 _LITERT_ELEMENTS = (
+    _refuse("READ_VARIABLE", _unassigned, "before anything has assigned the variable"),
+    _row("READ_VARIABLE ASSIGN_VARIABLE", _of_kinds(*_ANY), Rounding.EXACT),
     _row(_COMPARISONS, _on_codes, Rounding.V1),
     _row(_COMPARISONS, _of_kinds("int32", "int64", "bool"), Rounding.EXACT),
     _row(_CHOICES, _of_kinds("int8", "uint8", "int32", "int64"), Rounding.EXACT),
     _row("NEG", _of_kinds("int8", "int32", "int64"), Rounding.EXACT),
     _row("CAST", _of_kinds("int8", "uint8", "int32", "int64", "bool"), Rounding.EXACT),
     *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _LITERT_MOVEMENTS.items()),
+)
+# TFLite Micro fills variables with their zero point, as bytes; zero points of other types than int8 are not measured.
+_TFLM_VARIABLES = (
+    _row("READ_VARIABLE ASSIGN_VARIABLE", _on_int8, Rounding.EXACT),
+    _refuse("READ_VARIABLE", _unassigned, "before anything has assigned the variable"),
+    _row("READ_VARIABLE ASSIGN_VARIABLE", _of_kinds("int32", "float32"), Rounding.EXACT),
 )
 _TFLM_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -687,6 +699,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("REDUCE_MAX REDUCE_MIN SELECT_V2", _on_int8, Rounding.EXACT),
                 _row("CAST", _cast_in_micro, Rounding.EXACT),
                 *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _TFLM_MOVEMENTS.items()),
+                *_TFLM_VARIABLES,
                 _row("RESIZE_BILINEAR CONCATENATION", _on_int8, Rounding.EXACT),
                 _row(f"{_COPIES} {_CODE_MEANS}", _on_int8, Rounding.EXACT),
             ),

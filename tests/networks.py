@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flatbuffers
@@ -27,7 +27,7 @@ class Network:
         self.graph.name = "main"
         self.graph.tensors, self.graph.operators = [], []
         self.model.subgraphs = [self.graph]
-        self._definitions: list[TensorDef] = []
+        self._definitions: list[TensorDef | None] = []
 
     def tensor(self, definition: TensorDef, *, is_variable: bool = False) -> int:
         """The number of a new tensor."""
@@ -42,32 +42,63 @@ class Network:
         self,
         name: str,
         inputs: Sequence[int],
-        output: TensorDef | int,
+        output: TensorDef | int | None,
         options: Any = None,
         *,
         version: int | None = None,
     ) -> int:
-        """Adds an operator; the number of its output."""
+        """Adds an operator; the number of its output, -1 where it has none."""
         code = schema.OperatorCodeT()
         code.builtinCode = getattr(schema.BuiltinOperator, name)
         code.deprecatedBuiltinCode = min(code.builtinCode, 127)
-        number = output if isinstance(output, int) else self.tensor(output)
+        number = output if isinstance(output, int) else -1 if output is None else self.tensor(output)
         known = [None if i < 0 else self._definitions[i] for i in inputs]
-        if version is None:
+        if version is None and known[:1] not in ([], [None]) and number >= 0:
             try:
                 version = converter_version(name, known, [self._definitions[number]], options)
             except ValueError:  # an operator that the builder of one-operator models does not know
-                version = 1
+                version = None
+        version = version or 1
         code.version = version
         self.model.operatorCodes.append(code)
         operator = schema.OperatorT()
         operator.opcodeIndex = len(self.model.operatorCodes) - 1
-        operator.inputs, operator.outputs = list(inputs), [number]
+        operator.inputs, operator.outputs = list(inputs), [] if number < 0 else [number]
         if options is not None:
             operator.builtinOptions = options
             operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
         self.graph.operators.append(operator)
         return number
+
+    def handle(self, name: str) -> int:
+        """Adds VAR_HANDLE; the number of the handle."""
+        tensor = schema.TensorT()
+        tensor.name, tensor.shape, tensor.type = f"handle_{len(self.graph.tensors)}", [], schema.TensorType.RESOURCE
+        self.graph.tensors.append(tensor)
+        self._definitions.append(None)
+        number = len(self.graph.tensors) - 1
+        return self.operator("VAR_HANDLE", [], number, schema.VarHandleOptionsT(container="", sharedName=name))
+
+    def read(self, handle: int, definition: TensorDef) -> int:
+        """Adds READ_VARIABLE; the number of the value."""
+        return self.operator("READ_VARIABLE", [handle], definition, schema.ReadVariableOptionsT())
+
+    def assign(self, handle: int, value: int) -> None:
+        """Adds ASSIGN_VARIABLE."""
+        self.operator("ASSIGN_VARIABLE", [handle, value], None, schema.AssignVariableOptionsT())
+
+    def call_once(self, initial: Mapping[str, TensorDef]) -> None:
+        """Adds CALL_ONCE, and the subgraph that assigns these constants to variables by their names."""
+        number = len(self.model.subgraphs)
+        self.operator("CALL_ONCE", [], None, schema.CallOnceOptionsT(initSubgraphIndex=number))
+        main, definitions = self.graph, self._definitions
+        self.graph, self._definitions = schema.SubGraphT(), []
+        self.graph.name, self.graph.inputs, self.graph.outputs = f"initialize_{number}", [], []
+        self.graph.tensors, self.graph.operators = [], []
+        self.model.subgraphs.append(self.graph)
+        for name, definition in initial.items():
+            self.assign(self.handle(name), self.tensor(definition))
+        self.graph, self._definitions = main, definitions
 
     def build(self, inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
         """The file's bytes."""
@@ -148,6 +179,50 @@ def small_network(batch: int = 1) -> bytes:
     )
     out = net.operator("SOFTMAX", [dense], int8((batch, 5), 1 / 256, -128), schema.SoftmaxOptionsT(beta=1.0))
     return net.build([x], [out])
+
+
+def streaming_network(*, initial: bool = True) -> bytes:
+    """A frame of 4 features in; a window of the last 5 frames, kept in a variable, convolved and classified.
+
+    A second variable counts: what it holds, plus 1, is an output. initial False: no CALL_ONCE.
+    """
+    rng = np.random.default_rng(11)
+    net = Network()
+    frame = net.tensor(int8((1, 1, 1, 4), 0.05, -4, name="frame"))
+    if initial:
+        past = rng.integers(-128, 128, (1, 4, 1, 4)).astype(np.int8)
+        count = np.full((1, 2), -7, np.int8)
+        net.call_once({"past": int8(past.shape, 0.05, -4, data=past), "count": int8((1, 2), 1.0, -9, data=count)})
+    handle, counter = net.handle("past"), net.handle("count")
+    old = net.read(handle, int8((1, 4, 1, 4), 0.05, -4))
+    window = net.operator(
+        "CONCATENATION", [old, frame], int8((1, 5, 1, 4), 0.05, -4), schema.ConcatenationOptionsT(axis=1)
+    )
+    bounds = [net.tensor(constant(values)) for values in ([0, 1, 0, 0], [1, 5, 1, 4], [1, 1, 1, 1])]
+    kept = net.operator("STRIDED_SLICE", [window, *bounds], int8((1, 4, 1, 4), 0.05, -4), schema.StridedSliceOptionsT())
+    net.assign(handle, kept)
+    weights = rng.integers(-127, 128, (6, 3, 1, 4)).astype(np.int8)
+    bias = rng.integers(-500, 500, 6).astype(np.int32)
+    conv = net.operator(
+        "CONV_2D",
+        [
+            window,
+            net.tensor(int8(weights.shape, 0.01, data=weights)),
+            net.tensor(TensorDef((6,), np.int32, 0.0005, 0, data=bias)),
+        ],
+        int8((1, 3, 1, 6), 0.06, -20),
+        schema.Conv2DOptionsT(padding=PADDINGS["VALID"], strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1),
+    )
+    pooled = net.operator(
+        "MEAN", [conv, net.tensor(constant([1, 2]))], int8((1, 6), 0.06, -20), schema.ReducerOptionsT()
+    )
+    out = net.operator("SOFTMAX", [pooled], int8((1, 6), 1 / 256, -128), schema.SoftmaxOptionsT(beta=1.0))
+    one = net.tensor(int8((1, 2), 1.0, data=np.ones((1, 2), np.int8)))
+    counted = net.operator(
+        "ADD", [net.read(counter, int8((1, 2), 1.0, -9)), one], int8((1, 2), 1.0, -9), schema.AddOptionsT()
+    )
+    net.assign(counter, counted)
+    return net.build([frame], [out, counted])
 
 
 def moving_network() -> bytes:

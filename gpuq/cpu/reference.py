@@ -35,4 +35,6 @@ class ReferencePlan:
     ) -> None:
         activations = iter(inputs)
         operands = [next(activations) if constant is None else constant for constant in self._constants]
-        outputs[0][...] = reference(self.spec, self._rule, *operands).reshape(outputs[0].shape)
+        runs, *shape = outputs[0].shape
+        # Of constants alone (a constant for a variable) there is one run.
+        outputs[0][...] = reference(self.spec, self._rule, *operands).reshape(runs if inputs else 1, *shape)

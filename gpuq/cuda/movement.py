@@ -26,6 +26,7 @@ from gpuq.ops.pad import PadV2Spec
 from gpuq.ops.registry import reference
 from gpuq.ops.space import SpaceToBatchNdSpec
 from gpuq.ops.spec import INT64
+from gpuq.ops.variable import AssignVariableSpec
 
 THREADS = 256
 ITEMS = (16, 8, 4, 2, 1)
@@ -206,6 +207,8 @@ def pack(
     """
     if isinstance(spec, PackSpec):
         return PackLayer(spec, tuple(None if each is None else np.ascontiguousarray(each) for each in constants))
+    if isinstance(spec, AssignVariableSpec) and constants[0] is not None:
+        return pack(PackSpec(x_shape=spec.x_shape, dtype=spec.dtype, count=1, axis=0), rule, constants)
     spec.require(
         constants[0] is None and all(each is not None for each in constants[1:]),
         "on a GPU all inputs but the first must be constant",

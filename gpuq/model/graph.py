@@ -26,6 +26,7 @@ class Tensor:
         data: the value of a constant, read-only; None for activations.
         is_variable: state that lasts from run to run.
         is_int4: a constant that the file packs, two values to a byte.
+        initial: the value that state starts with, read-only; None: the zero point of int8, else 0.
     """
 
     index: int
@@ -37,6 +38,7 @@ class Tensor:
     data: npt.NDArray[Any] | None = None
     is_variable: bool = False
     is_int4: bool = False
+    initial: npt.NDArray[Any] | None = None
 
     @property
     def batch_shape(self) -> str:
@@ -81,7 +83,7 @@ class Graph:
     """A network that gpuq can run.
 
     Attributes:
-        tensors: all tensors of the file, by their numbers.
+        tensors: all tensors of the file, by their numbers; behind them its resource variables.
         nodes: in the order of execution; operators folded at load time are gone.
         inputs, outputs: tensor numbers.
         folded: tensors whose values were computed at load time (SHAPE and what follows from it).

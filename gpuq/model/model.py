@@ -174,7 +174,14 @@ class Model:
         return self._unfused.walk(prepared, runs)
 
     def session(self, batch: int = 1) -> Session:
-        """A caller of its own state: variables last from call to call, as in an interpreter."""
+        """A caller of its own state: variables last from call to call, as in an interpreter.
+
+        Args:
+            batch: independent streams, side by side in every call: each has state of its own.
+
+        Raises:
+            DeviceOutOfMemory: the session's memory does not fit.
+        """
         if batch < 1:
             raise InputValueError(f"session: batch {batch} must be at least 1")
         return Session(self, batch)
@@ -257,7 +264,11 @@ class Model:
 
 
 class Session:
-    """One caller's state over a Model. Not for several threads at once."""
+    """One caller's state over a Model. Not for several threads at once.
+
+    Variables start as an interpreter's do: with what CALL_ONCE assigns, or at zero (the zero point of int8). Each call
+    leaves them as the next one finds them.
+    """
 
     def __init__(self, model: Model, batch: int) -> None:
         self._model = model
@@ -276,7 +287,7 @@ class Session:
         return _unpacked(self._model._executor.run_in(self._workspace, prepared), (*inputs, *named.values()))
 
     def reset(self) -> None:
-        """Back to zero state."""
+        """Back to the state of a new session."""
         self._workspace.reset()
 
 

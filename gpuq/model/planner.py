@@ -157,7 +157,8 @@ def plan_program(
     constants = {tensor.index: tensor.data for tensor in graph.tensors if tensor.data is not None}
     live: list[Node] = []
     for node in graph.nodes:
-        if all(index in constants for index in node.inputs if index >= 0):
+        writes_state = any(graph.tensors[index].is_variable for index in node.outputs)
+        if not writes_state and all(index in constants for index in node.inputs if index >= 0):
             with _refusals(node):
                 _fold(graph, node, rules[node.index], constants)
         else:
@@ -286,6 +287,7 @@ def _placed(
     parts: list[list[placement.Part]] = []
     movable = {index for group in groups for index in group.outputs}
     movable -= {roots[index] for index in graph.outputs if index in roots}
+    movable -= {tensor.index for tensor in graph.variables}
     for group, layer, read in zip(groups, layers, reads, strict=True):
         pitches = takes_pitches(layer)
         for index, shape in zip((*read, *group.outputs), (*layer.x_shapes, layer.y_shape), strict=True):

@@ -83,6 +83,8 @@ _OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "SPACE_TO_DEPTH": ("SpaceToDepthOptions", "BlockSize"),
         "DEPTH_TO_SPACE": ("DepthToSpaceOptions", "BlockSize"),
         "MIRROR_PAD": ("MirrorPadOptions", "Mode"),
+        "VAR_HANDLE": ("VarHandleOptions", "Container SharedName"),
+        "CALL_ONCE": ("CallOnceOptions", "InitSubgraphIndex"),
         "STRIDED_SLICE": (
             "StridedSliceOptions",
             "BeginMask EndMask EllipsisMask NewAxisMask ShrinkAxisMask Offset",
@@ -93,7 +95,11 @@ _OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class RawTensor:
-    """One tensor as the file has it; data is None where its buffer is empty."""
+    """One tensor as the file has it; data is None where its buffer is empty.
+
+    Attributes:
+        initial: the bytes that a variable starts with, where the file says so.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -106,6 +112,7 @@ class RawTensor:
     is_sparse: bool
     is_variable: bool
     data: npt.NDArray[np.uint8] | None
+    initial: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +125,12 @@ class RawOperator:
     outputs: tuple[int, ...]
     options: Mapping[str, Any] | None
 
+    def option(self, field: str) -> Any:
+        """An option that the operator must have."""
+        if self.options is None:
+            raise MalformedModel(f"{self.name} (operator #{self.index}): its options are missing from the file")
+        return self.options[field]
+
 
 @dataclass(frozen=True)
 class RawSignature:
@@ -127,15 +140,24 @@ class RawSignature:
 
 
 @dataclass(frozen=True)
-class RawModel:
-    """A file with one subgraph."""
-
-    description: str
+class RawSubgraph:
     tensors: tuple[RawTensor, ...]
     operators: tuple[RawOperator, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RawModel(RawSubgraph):
+    """A file's first subgraph.
+
+    Attributes:
+        initializers: the subgraphs that its CALL_ONCE operators name, by number.
+    """
+
+    description: str
     signatures: tuple[RawSignature, ...]
+    initializers: Mapping[int, RawSubgraph]
 
 
 def parse(content: bytes) -> RawModel:
@@ -143,7 +165,7 @@ def parse(content: bytes) -> RawModel:
 
     Raises:
         MalformedModel: not a .tflite, truncated, or with offsets that lead nowhere.
-        UnsupportedModel: more than one subgraph.
+        UnsupportedModel: subgraphs beside the first that CALL_ONCE does not name.
         ModelLimit: more tensors, operators, operands or dimensions than the MAX_ constants say.
     """
     if len(content) < 8 or content[4:8] != b"TFL3":
@@ -158,28 +180,47 @@ def parse(content: bytes) -> RawModel:
 
 def _parse(content: bytes) -> RawModel:
     model = tflite.Model.GetRootAs(content, 0)
-    count = model.SubgraphsLength()
-    if count != 1:
-        raise UnsupportedModel(f"the model has {count} subgraphs; gpuq runs models with exactly 1")
-    graph = _present(model.Subgraphs(0), "subgraph 0")
+    count = _counted(model.SubgraphsLength(), "subgraphs")
+    if count == 0:
+        raise UnsupportedModel("the model has 0 subgraphs; gpuq runs the first")
     strings: dict[bytes, str] = {}
     buffers = [_buffer(content, model.Buffers(i)) for i in range(_counted(model.BuffersLength(), "buffers"))]
     codes = [
         _operator_name(model.OperatorCodes(i), strings)
         for i in range(_counted(model.OperatorCodesLength(), "operator codes"))
     ]
+
+    def subgraph(number: int) -> RawSubgraph:
+        graph = _present(model.Subgraphs(number), f"subgraph {number}")
+        return RawSubgraph(
+            tensors=tuple(
+                _tensor(_present(graph.Tensors(i), f"tensor {i}"), i, buffers, strings)
+                for i in range(_counted(graph.TensorsLength(), "tensors"))
+            ),
+            operators=tuple(
+                _operator(_present(graph.Operators(i), f"operator {i}"), i, codes)
+                for i in range(_counted(graph.OperatorsLength(), "operators"))
+            ),
+            inputs=_integers(graph, "Inputs"),
+            outputs=_integers(graph, "Outputs"),
+        )
+
+    main = subgraph(0)
+    called = {operator.option("InitSubgraphIndex") for operator in main.operators if operator.name == "CALL_ONCE"}
+    for number in called:
+        if not 1 <= number < count:
+            raise MalformedModel(f"CALL_ONCE names subgraph {number}; it must be one of 1 to {count - 1}")
+    if called != set(range(1, count)):
+        raise UnsupportedModel(
+            f"the model has {count} subgraphs; gpuq runs the first, and others only as CALL_ONCE names them"
+        )
     return RawModel(
+        tensors=main.tensors,
+        operators=main.operators,
+        inputs=main.inputs,
+        outputs=main.outputs,
         description=_text(model.Description(), strings),
-        tensors=tuple(
-            _tensor(_present(graph.Tensors(i), f"tensor {i}"), i, buffers, strings)
-            for i in range(_counted(graph.TensorsLength(), "tensors"))
-        ),
-        operators=tuple(
-            _operator(_present(graph.Operators(i), f"operator {i}"), i, codes)
-            for i in range(_counted(graph.OperatorsLength(), "operators"))
-        ),
-        inputs=_integers(graph, "Inputs"),
-        outputs=_integers(graph, "Outputs"),
+        initializers={number: subgraph(number) for number in sorted(called)},
         signatures=tuple(
             _signature(_present(model.SignatureDefs(i), f"signature {i}"), strings)
             for i in range(_counted(model.SignatureDefsLength(), "signatures", MAX_SIGNATURES))
@@ -301,7 +342,10 @@ def _options(operator: Any, name: str) -> Mapping[str, Any] | None:
             values[field.removesuffix("AsNumpy")] = _integers(options, field.removesuffix("AsNumpy"))
         else:
             read: Callable[[], Any] = getattr(options, field)
-            values[field] = read()
+            value = read()
+            # Only strings are None where they are left out.
+            value = b"" if value is None else value
+            values[field] = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
     return values
 
 

@@ -58,6 +58,7 @@ from gpuq.ops.tile import BroadcastToSpec, TileSpec
 from gpuq.ops.transpose import TransposeSpec
 from gpuq.ops.transpose_conv import TransposeConvSpec
 from gpuq.ops.unary import UnarySpec
+from gpuq.ops.variable import AssignVariableSpec, ReadVariableSpec
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
 
@@ -889,11 +890,31 @@ def _cast(view: OperatorView) -> Converted:
     return CastSpec(shape=x.shape, dtype=x.dtype, out_dtype=view.out.dtype), x.shape
 
 
+def _read_variable(view: OperatorView) -> Converted:
+    variable, shape = view.x(), view.out.shape
+    if not variable.is_variable:
+        raise InputTypeError("READ_VARIABLE: a handle that does not come from VAR_HANDLE is not supported")
+    # No dimensions: a scalar, or a shape that the file leaves to the variable.
+    spec = ReadVariableSpec(**view.moved(), out_shape=shape or variable.shape, is_assigned=view.option("IsAssigned"))
+    return spec, spec.output_shape
+
+
+def _assign_variable(view: OperatorView) -> Converted:
+    if len(view.raw.inputs) != 1 or not view.raw.outputs or not view.out.is_variable:
+        raise InputTypeError("ASSIGN_VARIABLE: a handle that does not come from VAR_HANDLE is not supported")
+    value, variable = view.x(), view.out
+    if value.shape != variable.shape:
+        raise view.fail(f"value {shape_text(value.shape)} must have the variable's shape {shape_text(variable.shape)}")
+    spec = AssignVariableSpec(**view.moved())
+    return spec, spec.output_shape
+
+
 CONVERTERS: Mapping[str, Callable[[OperatorView], Converted | list[Converted]]] = MappingProxyType(
     {
         "ABS": _unary(AbsSpec),
         "ADD": _binary(AddSpec),
         "ARG_MAX": _arg_max,
+        "ASSIGN_VARIABLE": _assign_variable,
         "AVERAGE_POOL_2D": _pool(AveragePool2dSpec),
         "BATCH_MATMUL": _batch_matmul,
         "BATCH_TO_SPACE_ND": _batch_to_space_nd,
@@ -925,6 +946,7 @@ CONVERTERS: Mapping[str, Callable[[OperatorView], Converted | list[Converted]]] 
         "PADV2": _padv2,
         "PRELU": _codes(PreluSpec),
         "QUANTIZE": _quantize,
+        "READ_VARIABLE": _read_variable,
         "REDUCE_MAX": _reduce_extreme(ReduceMaxSpec),
         "REDUCE_MIN": _reduce_extreme(ReduceMinSpec),
         "RELU": _unary(ReluSpec),
@@ -974,6 +996,7 @@ INPUT_COUNTS: Mapping[str, tuple[int, int]] = MappingProxyType(
         **dict.fromkeys(("SELECT", "SELECT_V2", "SLICE", "SPLIT_V", "PADV2"), (3, 3)),
         **dict.fromkeys(("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"), (3, 3)),
         **dict.fromkeys(("CONCATENATION", "PACK"), (1, MAX_ENTRIES)),
+        "ASSIGN_VARIABLE": (1, 2),
         "RESHAPE": (1, 2),
         "STRIDED_SLICE": (4, 4),
         "TRANSPOSE_CONV": (3, 4),

@@ -14,6 +14,7 @@ from gpuq.errors import InputTypeError, InputValueError, MalformedModel, ModelLi
 from gpuq.model.graph import Graph, Node, Signature, Tensor
 from gpuq.model.tflite_file import RawModel, RawOperator, RawTensor, parse
 from gpuq.model.tflite_operators import CONVERTERS, DATA_INPUTS, SHAPE_ARITHMETIC, OperatorView, shape_value
+from gpuq.model.variables import with_variables
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.registry import constant_operands, reference
 from gpuq.ops.spec import Spec, shape_text
@@ -67,7 +68,7 @@ def read(content: bytes, limits: Limits = Limits()) -> Graph:
     """
     if len(content) > limits.file_bytes:
         raise ModelLimit(f"the file has {len(content)} bytes; the limit is {limits.file_bytes}")
-    raw = parse(content)
+    raw = with_variables(parse(content))
     _check_indices(raw)
     problems = _Problems()
     tensors = _tensors(raw, limits)
@@ -142,6 +143,8 @@ def _check_indices(raw: RawModel) -> None:
                     f"{operator.name} (operator #{operator.index}) reads tensor {index} before anything has written it"
                 )
         for index in operator.outputs:
+            if operator.name == "ASSIGN_VARIABLE" and raw.tensors[index].is_variable:
+                continue
             if index in written or index in known:
                 raise MalformedModel(
                     f"{operator.name} (operator #{operator.index}) writes tensor {index}, "
@@ -192,6 +195,7 @@ def _tensors(raw: RawModel, limits: Limits) -> list[Tensor]:
                 data=_data(tensor, dtype, where, shared),
                 is_variable=tensor.is_variable,
                 is_int4=is_packed,
+                initial=_data(replace(tensor, data=tensor.initial), dtype, where, shared),
             )
         )
     return tensors

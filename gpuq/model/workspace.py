@@ -72,12 +72,15 @@ class Workspace(Protocol):
         ...
 
 
-def initial_states(program: Program) -> Iterator[tuple[int, int]]:
-    """(tensor, value) of every variable: the zero point for int8, zero for other types.
+def initial_states(program: Program) -> Iterator[tuple[int, int | npt.NDArray[Any]]]:
+    """(tensor, value) of every variable: what CALL_ONCE assigns, else the zero point for int8, zero for other types.
 
     Source: Subgraph::ResetVariableTensors, LiteRT tflite/core/subgraph.cc.
     """
     for tensor in program.graph.variables:
+        if tensor.initial is not None:
+            yield tensor.index, tensor.initial
+            continue
         is_int8 = tensor.dtype == np.int8 and tensor.quant is not None
         yield tensor.index, tensor.quant.scalar_zero_point() if is_int8 and tensor.quant else 0
 

@@ -51,6 +51,7 @@ from gpuq.ops import (
     tile,
     transpose,
     transpose_conv,
+    variable,
 )
 from gpuq.ops.spec import Spec
 
@@ -121,6 +122,8 @@ REFERENCES: Mapping[type[Spec], Callable[..., npt.NDArray[Any]]] = MappingProxyT
         tile.BroadcastToSpec: tile.broadcast_to,
         transpose.TransposeSpec: transpose.reference,
         transpose_conv.TransposeConvSpec: transpose_conv.reference,
+        variable.ReadVariableSpec: variable.reference,
+        variable.AssignVariableSpec: variable.reference,
     }
 )
 

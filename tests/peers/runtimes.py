@@ -36,14 +36,17 @@ def read_model(model: bytes) -> schema.ModelT:
 
 
 def only_graph(model: bytes) -> schema.SubGraphT:
-    """The subgraph of a file that has one."""
-    (graph,) = read_model(model).subgraphs
+    """The subgraph that runs: the first, others are there for CALL_ONCE."""
+    graph, *initializers = read_model(model).subgraphs
+    assert not any(len(other.outputs) for other in initializers)
     return graph
 
 
 def computed_tensors(model: bytes) -> list[int]:
-    """Indices of all tensors that some operator has as output, ascending."""
-    return sorted(int(index) for operator in only_graph(model).operators for index in operator.outputs)
+    """Indices of all tensors that some operator has as output, ascending; handles of variables have no value."""
+    graph = only_graph(model)
+    written = sorted(int(index) for operator in graph.operators for index in operator.outputs)
+    return [index for index in written if graph.tensors[index].type != schema.TensorType.RESOURCE]
 
 
 class LiteRT:
