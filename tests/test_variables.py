@@ -125,6 +125,12 @@ def names(number: int) -> Callable[[Any], None]:
     return change
 
 
+def read_nothing(model: Any) -> None:
+    for operator in model.subgraphs[0].operators:
+        if isinstance(operator.builtinOptions, schema.ReadVariableOptionsT):
+            operator.inputs = []
+
+
 CALL_ONCE = schema.CallOnceOptionsT
 
 
@@ -134,6 +140,7 @@ CALL_ONCE = schema.CallOnceOptionsT
         (in_initializer(no_data), UnsupportedModel, "CALL_ONCE of a subgraph that assigns what is not constant"),
         (other_operator, UnsupportedModel, "CALL_ONCE of a subgraph with FILL"),
         (second_subgraph, UnsupportedModel, "the model has 3 subgraphs; gpuq runs the first"),
+        (read_nothing, MalformedModel, "READ_VARIABLE: has 0 inputs, it must have 1"),
         (names(0), MalformedModel, "CALL_ONCE names subgraph 0; it must be one of 1 to 1"),
         (names(2), MalformedModel, "CALL_ONCE names subgraph 2; it must be one of 1 to 1"),
     ],

@@ -93,7 +93,7 @@ def with_variables(raw: RawModel) -> RawModel:
     never = {one.number for one in variables.values() if one.initial is None and one.assigned is None}
     operators = [
         replace(operator, name="READ_VARIABLE of a variable that nothing assigns")
-        if operator.name == "READ_VARIABLE" and operator.inputs[0] in never
+        if operator.name == "READ_VARIABLE" and never.intersection(operator.inputs)
         else operator
         for operator in operators
     ]
