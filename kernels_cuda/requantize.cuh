@@ -24,6 +24,7 @@ enum Rule {
   RULE_V3 = 5,
   RULE_V4 = 6,
   RULE_V6 = 7,
+  RULE_RECIPROCAL_F32 = 8,  // MEAN of XNNPACK
 };
 
 // acc << shift modulo 2^32, without signed overflow.
@@ -152,5 +153,16 @@ struct Requantize<RULE_V6> {
     const double below_half = 0x1.fffffffffffffp-2;
     return with_zero_point(__double2int_rz(__dadd_rn(scaled, scaled < 0.0 ? -below_half : below_half)),
                            zero_point);
+  }
+};
+
+// multiplier and shift are the bits of two floats: a factor, and an offset that the zero point is in.
+template <>
+struct Requantize<RULE_RECIPROCAL_F32> {
+  typedef FixedPointFactor Factor;
+  static __device__ __forceinline__ int apply(int acc, Factor factor, int) {
+    const float scaled = __fmul_rn(__int2float_rn(acc), __int_as_float(factor.multiplier));
+    // Saturates beyond int32, as in V4.
+    return __float2int_rn(__fadd_rn(scaled, __int_as_float(factor.shift)));
   }
 };

@@ -42,13 +42,13 @@ def affine_kernel(op: str, dtype: str, *, per_channel: bool = False, vector: boo
     )
 
 
-def map_kernel(*, vector: bool = True) -> Kernel:
+def map_kernel(*, rest: bool = False, vector: bool = True) -> Kernel:
     """map_codes.cu."""
     return Kernel(
-        name="map_codes_u8",
+        name="map_codes_rest_u8" if rest else "map_codes_u8",
         source="map_codes.cu",
         entry="map_codes",
-        defines=(("VECTOR", int(vector)), ("THREADS", THREADS)),
+        defines=(("REST", int(rest)), ("VECTOR", int(vector)), ("THREADS", THREADS)),
         threads=(THREADS, 1, 1),
     )
 
@@ -56,6 +56,7 @@ def map_kernel(*, vector: bool = True) -> Kernel:
 KERNELS = (
     *(affine_kernel(op, dtype) for op in ("quantize", "dequantize") for dtype in CODE_DTYPES),
     map_kernel(),
+    map_kernel(rest=True),
 )
 
 
@@ -142,10 +143,16 @@ class AffineLayer:
 
 @dataclass(frozen=True, eq=False)
 class MapLayer:
-    """A function of one 8-bit code: (256,) results by the code's byte."""
+    """A function of one 8-bit code: (256,) results by the code's byte.
+
+    Attributes:
+        table: with a rest, the results behind the last whole block follow: (512,).
+        whole: elements of a run in whole blocks; None where there is no rest.
+    """
 
     spec: Spec
     table: npt.NDArray[Any]
+    whole: int | None = None
 
     @property
     def constants(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -167,13 +174,14 @@ class MapLayer:
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         (x,), y = inputs, output
-        elements = x.images * math.prod(self.spec.output_shape)
+        run = math.prod(self.spec.output_shape)
+        elements = x.images * run
         vector = (x.misalignment + x.offset) % 16 == 0 and (y.misalignment + y.offset) % 16 == 0
         return [
             Launch(
-                map_kernel(vector=vector),
+                map_kernel(rest=self.whole is not None, vector=vector),
                 (-(-elements // (16 * THREADS)), 1, 1),
-                (x.slot("x"), Slot("table"), y.slot("y"), np.int64(elements)),
+                (x.slot("x"), Slot("table"), y.slot("y"), np.int64(elements), *int32s(run, self.whole or 0)),
             )
         ]
 
@@ -187,7 +195,10 @@ def pack_map(spec: Spec, rule: Rule) -> MapLayer:
     """A function of one code, for which is_map holds."""
     rule = replace(rule, rounding=uniform(rule.rounding, math.prod(spec.output_shape)))
     if rule.rounding in V1U_BLOCKS:
-        raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")
+        # Whole blocks are rounded by V1U, what is left by V1.
+        tables = [unary_table(spec, replace(rule, rounding=each)) for each in (Rounding.V1U, Rounding.V1)]
+        block, run = V1U_BLOCKS[rule.rounding], math.prod(spec.output_shape)
+        return MapLayer(spec, np.concatenate(tables), run // block * block)
     return MapLayer(spec, unary_table(spec, rule))
 
 

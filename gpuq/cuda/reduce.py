@@ -17,7 +17,7 @@ from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, folded, image_shape, run_strides
 from gpuq.numerics import Rounding, Rule, uniform
-from gpuq.ops.mean import MeanSpec, divided_multiplier, image_factor_and_bias
+from gpuq.ops.mean import MeanSpec, divided_multiplier, float_factor_and_offset, image_factor_and_bias
 from gpuq.ops.reduce import ReduceMaxSpec, ReduceMinSpec, ReduceSpec, SumSpec
 from gpuq.ops.spec import INT8, UINT8
 
@@ -78,7 +78,7 @@ class ReduceLayer:
         reduction: REDUCTION of kernels_cuda/reduce.cu.
         unsigned: codes are summed or compared as uint8.
         rule: the macro of kernels_cuda/requantize.cuh; this and what follows say nothing of maxima and minima.
-        factor: (multiplier, shift) of a sum with its bias.
+        factor: (multiplier, shift) of a sum with its bias; of RULE_RECIPROCAL_F32 the bits of factor and offset.
         bias: what joins the sum of codes before, modulo 2^32.
         zero_point: what joins the result behind.
     """
@@ -178,6 +178,9 @@ def pack(spec: ReduceSpec, rule: Rule) -> ReduceLayer:
     if uniform(rule.rounding, spec.x_shape[-1] if spec.x_shape else 0) is Rounding.V1U and isinstance(spec, MeanSpec):
         real, zero_point = image_factor_and_bias(spec)
         return ReduceLayer(spec, "SUM", unsigned, "RULE_V1U", numerics.quantize_multiplier(real), 0, zero_point)
+    if rule.rounding is Rounding.RECIPROCAL_F32 and isinstance(spec, MeanSpec):
+        scale, offset = np.array(float_factor_and_offset(spec)).view(np.int32).tolist()
+        return ReduceLayer(spec, "SUM", unsigned, "RULE_RECIPROCAL_F32", (scale, offset))
     macros = {Rounding.V1: "RULE_V1", Rounding.V1_BYTES: "RULE_V1", Rounding.V2: "RULE_V2"}
     if rule.rounding not in macros:
         raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")

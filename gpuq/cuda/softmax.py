@@ -1,4 +1,4 @@
-"""SOFTMAX in fixed point: a table of exponentials by difference, one warp for each row."""
+"""SOFTMAX in fixed point or float32: a table of exponentials by difference, one warp for each row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import fixed_point
-from gpuq.ops.softmax import DIFF_INTEGER_BITS, SUM_INTEGER_BITS, SoftmaxSpec, input_scaling
+from gpuq.ops.softmax import DIFF_INTEGER_BITS, SUM_INTEGER_BITS, SoftmaxSpec, exp_table, input_scaling
 from gpuq.ops.spec import UINT8
 
 THREADS = 128
@@ -23,18 +23,18 @@ ROWS = THREADS // 32
 """Of a block: a warp each."""
 
 
-def softmax_kernel(*, unsigned: bool = False, vec: int = 4) -> Kernel:
+def softmax_kernel(*, table_f32: bool = False, unsigned: bool = False, vec: int = 4) -> Kernel:
     """softmax.cu; its head says what the arguments mean."""
     return Kernel(
-        name=f"softmax_warp_u{8 * vec}",
+        name=f"softmax_{'f32_' if table_f32 else ''}warp_u{8 * vec}",
         source="softmax.cu",
         entry="softmax",
-        defines=(("X_UNSIGNED", int(unsigned)), ("VEC", vec), ("THREADS", THREADS)),
+        defines=(("TABLE_F32", int(table_f32)), ("X_UNSIGNED", int(unsigned)), ("VEC", vec), ("THREADS", THREADS)),
         threads=(THREADS, 1, 1),
     )
 
 
-KERNELS = tuple(softmax_kernel(vec=vec) for vec in (4, 1))
+KERNELS = tuple(softmax_kernel(table_f32=table_f32, vec=vec) for table_f32 in (False, True) for vec in (4, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +42,14 @@ class SoftmaxLayer:
     """A packed layer.
 
     Attributes:
-        tables: int32 (2, 256), by the largest code minus the code: exp in Q0.31, and its part of the sum in Q12.19.
+        tables: int32 (2, 256), by the largest code minus the code: exp in Q0.31, and its part of the sum in Q12.19;
+            in float32, twice the bits of exp.
+        table_f32: the layer computes in float32.
     """
 
     spec: SoftmaxSpec
     tables: npt.NDArray[np.int32]
+    table_f32: bool = False
 
     @property
     def constants(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -61,7 +64,7 @@ class SoftmaxLayer:
         return 1, 1, self.spec.depth
 
     def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice("softmax_warp"),)
+        return (OnlyChoice("softmax_f32_warp" if self.table_f32 else "softmax_warp"),)
 
     def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
         return 0
@@ -74,7 +77,7 @@ class SoftmaxLayer:
         vec = 4 if alignment(spec.depth, *distances, largest=4) == 4 else 1
         return [
             Launch(
-                softmax_kernel(unsigned=spec.activation_dtype == UINT8, vec=vec),
+                softmax_kernel(table_f32=self.table_f32, unsigned=spec.activation_dtype == UINT8, vec=vec),
                 (-(-x.images // ROWS), 1, 1),
                 (
                     x.slot("x"),
@@ -83,6 +86,7 @@ class SoftmaxLayer:
                     output.slot("y"),
                     np.int64(output.image_pitch),
                     *int32s(x.images, spec.depth),
+                    np.float32(spec.out_quant.scalar_scale()),
                 ),
             )
         ]
@@ -90,6 +94,9 @@ class SoftmaxLayer:
 
 def pack(spec: SoftmaxSpec, rule: Rule) -> SoftmaxLayer:
     """The tables of a layer, by the steps of ops/softmax.py."""
+    if rule.rounding is Rounding.TABLE_F32:
+        bits = exp_table(spec).view(np.int32)
+        return SoftmaxLayer(spec, np.stack([bits, bits]), table_f32=True)
     if rule.rounding not in (Rounding.FIXED_POINT, Rounding.FIXED_POINT_SINGLE):
         raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")
     multiplier, left_shift, diff_min = input_scaling(spec, rounds_once=rule.rounding is Rounding.FIXED_POINT_SINGLE)
