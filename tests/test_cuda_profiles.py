@@ -11,7 +11,9 @@ import pytest
 from gpuq import Quant, numerics
 from gpuq.cuda import binary, elementwise, pool_2d, reduce, resize, softmax
 from gpuq.cuda.plans import layer_of
-from gpuq.errors import InputValueError
+from gpuq.devices import Device
+from gpuq.errors import InputValueError, UnsupportedModel
+from gpuq.model.planner import plan_program
 from gpuq.numerics import Bounds, Product, Rounding, Rule
 from gpuq.ops.add import AddSpec
 from gpuq.ops.conv2d import Conv2dSpec
@@ -211,3 +213,17 @@ def test_convolution_bounds_follow_the_rule() -> None:
         ).bounds
         is Bounds.EVEN
     )
+
+
+def test_every_operator_without_a_kernel_is_named_at_once(launcher: HostLauncher, seed: int) -> None:
+    from .test_fusion import Net
+
+    net = Net(np.random.default_rng(seed))
+    x = net.tensor((1, 2, 2, 4), net.quant(0.05, 3))
+    once = net.add_node(IMAGE, (x,), (1, 4, 4, 4), net.of(x))
+    twice = net.add_node(replace(IMAGE, in_h=4, in_w=4), (once,), (1, 4, 4, 4), net.of(x))
+    with pytest.raises(UnsupportedModel) as caught:
+        plan_program(net.graph((x,), (twice,)), Device("cuda"), "xnnpack", launcher)
+    message = str(caught.value)
+    for number in (0, 1):
+        assert f"operator #{number} RESIZE_BILINEAR on int8 tensor" in message

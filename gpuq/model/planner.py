@@ -237,10 +237,11 @@ def _pack(
     """
     reads = [[index for index in group.inputs if index in roots] for group in groups]
     packed: list[Any] = []
+    refused: list[str] = []
     for group in groups:
         first, *behind = group.nodes
         operands = [constants.get(index) if index >= 0 else None for index in first.inputs]
-        with _refusals(first):
+        try:
             if launcher is None:
                 packed.append(cpu.pack(group.spec, rules[first.index], operands))
             else:
@@ -249,6 +250,10 @@ def _pack(
                     for node, position in zip(behind, group.chain, strict=True)
                 ]
                 packed.append(layer_of(group.spec, rules[first.index], operands, followers))
+        except InputValueError as error:
+            refused.append(_refusal(graph, first, error))
+    if refused:
+        raise UnsupportedModel("; ".join(refused))
     if launcher is None:
         return packed, reads, {}
     layers: list[Layer | None] = list(packed)
@@ -320,6 +325,12 @@ def _refusals(node: Node) -> Iterator[None]:
         yield
     except InputValueError as error:
         raise UnsupportedModel(f"operator #{node.index} {node.spec.op}: {error}") from error
+
+
+def _refusal(graph: Graph, node: Node, error: InputValueError) -> str:
+    """One operator that cannot be packed, with its first tensor and its type."""
+    tensor = graph.tensors[node.inputs[0]]
+    return f"operator #{node.index} {node.spec.op} on {tensor.dtype} tensor {tensor.name!r}: {error}"
 
 
 def _resolve(graph: Graph, profile: str) -> dict[int, numerics.Rule]:
