@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -47,6 +47,9 @@ class Rounding(Enum):
     """One rounding, ties up (TFLITE_SINGLE_ROUNDING, CMSIS-NN's single rounding, ruy on ARM)."""
     V3 = "v3"
     """int64 sums with a 16-bit multiplier, ties up (int16 activations with int64 bias)."""
+    V1_EARLY_SHIFT_BLOCK16 = "v1_early_shift_block16"
+    """V1, but in whole blocks of 16 elements an input's right shift goes into the extra bits, before the product (ADD
+    of int16 in LiteRT's optimized kernels)."""
     V4 = "v4"
     """One float32 product, rounded half to even (XNNPACK)."""
     V6 = "v6"
@@ -81,6 +84,10 @@ class Rounding(Enum):
     RECIPROCAL_F32_BLOCK8 = "reciprocal_f32_block8"
     """reciprocal_f32 in whole blocks of 8 elements, the quotient in float64 and ties away from zero in the rest
     (QUANTIZE from float of LiteRT's optimized kernels)."""
+    INTERPOLATED = "interpolated"
+    """Tables of int16 with interpolation between their entries (SOFTMAX and LOGISTIC of int16)."""
+    INTERPOLATED_F32 = "interpolated_f32"
+    """As interpolated, the tables computed in float32 (SOFTMAX of int16 in TFLite Micro)."""
     EXACT = "exact"
     """No scaling: copies, comparisons, clamps, integer means of codes."""
     EXACT_UP = "exact_up"
@@ -257,6 +264,16 @@ def requantize_v2(
     return np.asarray((product + (np.int64(1) << (total_shift - 1))) >> total_shift)
 
 
+def reduced_multiplier(
+    multiplier: npt.NDArray[Any] | int, shift: npt.NDArray[Any] | int
+) -> tuple[Int64Array, Int64Array]:
+    """(the multiplier's upper 16 bits, rounded, at most 0x7FFF; the shift) of rule V3, int64 arrays."""
+    multiplier64, shift64 = np.asarray(multiplier, np.int64), np.asarray(shift, np.int64)
+    if np.any(shift64 >= 8):
+        raise InputValueError("requantize: real factors of int64 sums must be below 2^7")
+    return np.where(multiplier64 < 0x7FFF0000, (multiplier64 + (1 << 15)) >> 16, 0x7FFF), shift64
+
+
 def requantize_v3(
     acc: npt.NDArray[Any], multiplier: npt.NDArray[Any] | int, shift: npt.NDArray[Any] | int
 ) -> Int64Array:
@@ -264,9 +281,8 @@ def requantize_v3(
 
     Source: LiteRT tflite/kernels/internal/common.cc, the overload for int64.
     """
-    multiplier64 = np.asarray(multiplier, np.int64)
-    reduced = np.where(multiplier64 < 0x7FFF0000, (multiplier64 + (1 << 15)) >> 16, 0x7FFF)
-    total_shift = 15 - np.asarray(shift, np.int64)
+    reduced, shift64 = reduced_multiplier(multiplier, shift)
+    total_shift = 15 - shift64
     rounded = np.asarray(acc, np.int64) * reduced + (np.int64(1) << (total_shift - 1))
     return wrap_int32(rounded >> total_shift)
 
@@ -289,6 +305,11 @@ def requantize_v6(acc: npt.NDArray[Any], real: npt.NDArray[Any] | float) -> Int6
     """
     scaled = round_half_away(np.asarray(acc).astype(np.float64) * np.asarray(real, np.float64))
     return np.asarray(np.clip(scaled, -(2.0**31), 2.0**31 - 1), np.int64)
+
+
+def sums_wrap(rounding: Rounding, bias_dtype: np.dtype[Any]) -> bool:
+    """Whether sums are int32, modulo 2^32: V3 takes int64, V6 what the bias is, the other rules int32."""
+    return not (rounding is Rounding.V3 or (rounding is Rounding.V6 and bias_dtype == np.int64))
 
 
 V1U_BLOCKS: Mapping[Rounding, int] = MappingProxyType({Rounding.V1U_BLOCK8: 8, Rounding.V1U_BLOCK16: 16})
@@ -435,6 +456,38 @@ def _on_uint8(spec: OperatorSpec) -> bool:
     return spec.activation_dtype == np.uint8
 
 
+def _on_int16(spec: OperatorSpec) -> bool:
+    return spec.activation_dtype == np.int16
+
+
+def _signed(spec: OperatorSpec) -> bool:
+    """int8 or int16, all that TFLite Micro takes."""
+    return spec.activation_dtype in (np.int8, np.int16)
+
+
+def _int64_sums(spec: Any) -> bool:
+    return bool(spec.bias_dtype == np.int64)
+
+
+def _power_of_two_scales(spec: Any) -> bool:
+    """ADD or SUB of int16 as LSTM cells have it: an option of the file, and all scales powers of two."""
+    scales = [quant.scalar_scale() for quant in (spec.a_quant, spec.b_quant, spec.out_quant)]
+    logarithms = [math.log2(scale) for scale in scales]
+    return bool(spec.pot_scale_int16 and all(abs(one - round(one)) < 1e-3 for one in logarithms))
+
+
+def _one_shape(spec: Any) -> bool:
+    """Nothing is broadcast: the shapes are equal but for leading dimensions of 1."""
+    rank = max(len(spec.a_shape), len(spec.b_shape))
+    a, b = ((1,) * (rank - len(shape)) + shape for shape in (spec.a_shape, spec.b_shape))
+    return bool(a == b)
+
+
+def _twelfth_power(spec: Any) -> bool:
+    """LOGISTIC of int16 whose input scale is 2^-12, within the 0.1 % of the runtimes' check."""
+    return bool(abs(math.log2(spec.x_quant.scalar_scale()) + 12) < 1e-3)
+
+
 def _per_channel(spec: Any) -> bool:
     return bool(spec.w_quant.is_per_channel)
 
@@ -494,7 +547,7 @@ def _xnnpack_weights(spec: Any) -> bool:
 
 
 def _beyond_int16(spec: Any) -> bool:
-    """ADD or MUL whose results may leave int16 (by a margin): whole vectors then wrap, the scalars behind do not."""
+    """ADD or MUL of bytes whose results may leave int16 (by a margin): whole vectors then wrap, the rest does not."""
 
     def reach(quant: Quant) -> float:
         zero_point = quant.scalar_zero_point()
@@ -510,6 +563,24 @@ def _int4_weights(spec: Any) -> bool:
 
 def _no_bias(spec: Any) -> bool:
     return not spec.has_bias
+
+
+def _has_bias(spec: Any) -> bool:
+    return bool(spec.has_bias)
+
+
+def _to_int16(spec: Any) -> bool:
+    return bool(spec.out_quant.dtype == np.int16)
+
+
+def _not_from_float(spec: OperatorSpec) -> bool:
+    return spec.activation_dtype != np.float32
+
+
+def _no_int16(spec: Any) -> bool:
+    """XNNPACK takes no int16, neither in nor out."""
+    out_quant = getattr(spec, "out_quant", None)
+    return spec.activation_dtype != np.int16 and (out_quant is None or out_quant.dtype != np.int16)
 
 
 def _factor_from_256(spec: Any) -> bool:
@@ -592,8 +663,29 @@ _TFLM_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 _NO_BIAS = "without a bias, XNNPACK leaves it to LiteRT's optimized kernels, which crash"
 
+_POWER_OF_TWO = _refuse(
+    "ADD SUB",
+    _all(_on_int16, _power_of_two_scales),
+    "int16 with pot_scale_int16 and scales that are powers of two has a rule of its own, which is not established",
+)
+
 # LiteRT's optimized kernels on x86 (in the wheel, NEON code by way of SSE), one thread. int32 sums end in ruy.
 _LITERT_OPT = (
+    _row("CONV_2D DEPTHWISE_CONV_2D", _all(_on_int16, _int64_sums), Rounding.V3),
+    _row("CONV_2D", _all(_on_int16, _grouped), Rounding.V1),
+    _row("CONV_2D", _on_int16, Rounding.V1U),
+    _row("FULLY_CONNECTED", _all(_on_int16, _int64_sums, _has_bias), Rounding.V6),
+    _row("FULLY_CONNECTED", _all(_on_int16, _per_channel), Rounding.V1U),
+    _row("FULLY_CONNECTED", _on_int16, Rounding.V1U, Product.F32),
+    _POWER_OF_TWO,
+    _row("ADD", _all(_on_int16, _one_shape), Rounding.V1_EARLY_SHIFT_BLOCK16),
+    _row("MUL", _on_int16, Rounding.V1, Product.ALL_F32),
+    _row("ADD MEAN", _on_int16, Rounding.V1),
+    _row("QUANTIZE", _on_int16, Rounding.V1),
+    _row("QUANTIZE", _all(_not_from_float, _to_int16), Rounding.V1),
+    _refuse("LOGISTIC", _all(_on_int16, _twelfth_power), "its optimized int16 kernel for scales of 2^-12 is not read"),
+    _row("SOFTMAX LOGISTIC", _on_int16, Rounding.INTERPOLATED),
+    _row("RESIZE_BILINEAR", _on_int16, Rounding.EXACT),
     _row("CONV_2D", _all(_on_int8, _grouped), Rounding.V1),
     _row("CONV_2D", _on_int8, Rounding.V1U),
     _row("CONV_2D", _all(_on_uint8, _grouped), Rounding.V1, Product.F32),
@@ -654,7 +746,10 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             "LiteRT >= 1.3 with OpResolverType.BUILTIN_REF (measured on 2.3.0)",
             (
                 _row("CONV_2D DEPTHWISE_CONV_2D", _on_uint8, Rounding.V1, Product.F32),
-                _row("CONV_2D DEPTHWISE_CONV_2D", _on_int8, Rounding.V1),
+                _row("CONV_2D DEPTHWISE_CONV_2D", _all(_on_int16, _int64_sums), Rounding.V3),
+                _row("CONV_2D DEPTHWISE_CONV_2D", _signed, Rounding.V1),
+                _POWER_OF_TWO,
+                _row("SOFTMAX LOGISTIC", _on_int16, Rounding.INTERPOLATED),
                 _row("FULLY_CONNECTED", _always, Rounding.V6),
                 _row("TRANSPOSE_CONV", _on_uint8, Rounding.V1, Product.F32),
                 _row("TRANSPOSE_CONV", _on_int8, Rounding.V1),
@@ -672,7 +767,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("RSQRT", _always, Rounding.V1, Product.ALL_F32),
                 *_LITERT_ELEMENTS,
                 _row("RESIZE_BILINEAR", _on_uint8, Rounding.AFFINE_F32),
-                _row("RESIZE_BILINEAR", _on_int8, Rounding.EXACT),
+                _row("RESIZE_BILINEAR", _always, Rounding.EXACT),
                 _row("CONCATENATION", _on_uint8, Rounding.AFFINE_F32),
                 _row("CONCATENATION", _always, Rounding.EXACT),
                 _row(f"{_COPIES} {_CODE_MEANS}", _always, Rounding.EXACT),
@@ -682,16 +777,19 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             "tflm",
             "TFLite Micro's portable kernels (measured on the tflite-micro wheel of 2026-10-23)",
             (
-                _row("CONV_2D DEPTHWISE_CONV_2D", _on_int8, Rounding.V1),
-                _row("FULLY_CONNECTED ADD SUB MUL MEAN RELU", _on_int8, Rounding.V1),
+                _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _all(_on_int16, _int64_sums), Rounding.V3),
+                _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _signed, Rounding.V1),
+                _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V1),
                 _row("TRANSPOSE_CONV BATCH_MATMUL PRELU SUM SQUARED_DIFFERENCE", _on_int8, Rounding.V1),
                 _row("LEAKY_RELU ABS RSQRT", _on_int8, Rounding.V1),
                 _row("ELU", _on_int8, Rounding.TABLE_F32_EXP),
-                _row("RELU6", _on_int8, Rounding.EXACT),
+                _row("RELU6", _signed, Rounding.EXACT),
                 _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
                 _row("QUANTIZE", _always, Rounding.V1),
                 _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
                 _row("SOFTMAX LOGISTIC TANH HARD_SWISH L2_NORMALIZATION", _on_int8, Rounding.FIXED_POINT),
+                _row("SOFTMAX", _on_int16, Rounding.INTERPOLATED_F32),
+                _row("LOGISTIC", _on_int16, Rounding.INTERPOLATED),
                 _row(_COMPARISONS, _on_int8, Rounding.V1),
                 _row(_COMPARISONS, _of_kinds("int32", "int64"), Rounding.EXACT),
                 _row("EQUAL NOT_EQUAL", _of_kinds("bool"), Rounding.EXACT),
@@ -700,8 +798,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("CAST", _cast_in_micro, Rounding.EXACT),
                 *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _TFLM_MOVEMENTS.items()),
                 *_TFLM_VARIABLES,
-                _row("RESIZE_BILINEAR CONCATENATION", _on_int8, Rounding.EXACT),
-                _row(f"{_COPIES} {_CODE_MEANS}", _on_int8, Rounding.EXACT),
+                _row("RESIZE_BILINEAR", _on_int8, Rounding.EXACT),
+                _row("CONCATENATION", _signed, Rounding.EXACT),
+                _row(f"{_COPIES} {_CODE_MEANS}", _signed, Rounding.EXACT),
             ),
         ),
         "litert_opt": Profile(
@@ -714,23 +813,26 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             "xnnpack",
             "LiteRT's default interpreter on x86, one thread: XNNPACK, and the optimized kernels for the rest "
             "(measured on 2.3.0)",
-            _XNNPACK + _LITERT_OPT,
+            tuple(replace(row, when=_all(_no_int16, row.when)) for row in _XNNPACK) + _LITERT_OPT,
         ),
         "single": Profile(
             "single",
             "TFLite Micro's portable kernels built with TFLITE_SINGLE_ROUNDING, and CMSIS-NN's with "
             "CMSIS_NN_USE_SINGLE_ROUNDING (read, not measured)",
             (
-                _row("CONV_2D DEPTHWISE_CONV_2D", _on_int8, Rounding.V2),
-                _row("FULLY_CONNECTED ADD SUB MUL MEAN RELU", _on_int8, Rounding.V2),
-                _row("RELU6", _on_int8, Rounding.EXACT),
+                _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _all(_on_int16, _int64_sums), Rounding.V3),
+                _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _signed, Rounding.V2),
+                _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V2),
+                _row("RELU6", _signed, Rounding.EXACT),
                 _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
                 _row("QUANTIZE", _always, Rounding.V2),
                 _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
                 _row("SOFTMAX LOGISTIC", _on_int8, Rounding.FIXED_POINT_SINGLE),
+                _row("SOFTMAX", _on_int16, Rounding.INTERPOLATED_F32),
+                _row("LOGISTIC", _on_int16, Rounding.INTERPOLATED),
                 _row("RESIZE_BILINEAR", _on_int8, Rounding.EXACT_UP),
-                _row("CONCATENATION", _on_int8, Rounding.EXACT),
-                _row(f"{_COPIES} {_CODE_MEANS}", _on_int8, Rounding.EXACT),
+                _row("CONCATENATION", _signed, Rounding.EXACT),
+                _row(f"{_COPIES} {_CODE_MEANS}", _signed, Rounding.EXACT),
             ),
         ),
     }

@@ -27,7 +27,7 @@ from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.quantize import QuantizeSpec
-from gpuq.ops.spec import INT32, Spec, shape_text
+from gpuq.ops.spec import INT16, INT32, INT64, Spec, shape_text
 from gpuq.ops.window import Window2d
 from gpuq.plan import Plan
 from gpuq.quant import Quant
@@ -191,6 +191,7 @@ def plan_conv2d(
         w_quant=w_quant,
         out_quant=out_quant,
         activation=activation,
+        bias_dtype=_bias_dtype(x_quant, bias),
     )
     return _plan(spec, (w, bias), (height, width, channels), numerics, device)
 
@@ -215,9 +216,10 @@ def conv2d(
     """A quantized 2-D convolution with the bits of a named runtime. Packs the weights at every call: see plan_conv2d.
 
     Args:
-        x: (N, H, W, C) int8 or uint8 codes, C-contiguous; its device decides where the work is done.
-        w: (O, KH, KW, C / groups) codes of x's dtype, on the host or a device (from where it is copied, which waits).
-        bias: (O,) int32 in units of x_scale * w_scale, or None.
+        x: (N, H, W, C) int8, uint8 or (CPU only) int16 codes, C-contiguous; its device decides where the work is done.
+        w: (O, KH, KW, C / groups) codes of x's dtype (int8 with int16), on the host or a device (from where it is
+            copied, which waits).
+        bias: (O,) int32 (with int16 also int64) in units of x_scale * w_scale, or None.
         x_quant, out_quant: per tensor. w_quant: per tensor, or one scale per output channel along axis 0 (int8).
         stride, dilation: of both axes, or (vertical, horizontal).
         padding: "same" or "valid" as TFLite has them, a number of pixels on all sides, or ((top, bottom), (left,
@@ -290,6 +292,7 @@ def plan_depthwise_conv2d(
         out_quant=out_quant,
         activation=activation,
         has_bias=bias is not None,
+        bias_dtype=_bias_dtype(x_quant, bias),
     )
     return _plan(spec, (w, bias), (height, width, channels), numerics, device)
 
@@ -313,7 +316,7 @@ def depthwise_conv2d(
     """A quantized depthwise convolution: output channel o sees input channel o * C // O only.
 
     Args:
-        x: (N, H, W, C) int8 or uint8 codes.
+        x: (N, H, W, C) int8, uint8 or (CPU only) int16 codes.
         w: (1, KH, KW, O) codes, O a multiple of C. w_quant: per tensor, or one scale per output channel along axis 3.
 
     The other arguments, the errors and the result (N, OH, OW, O) are those of conv2d.
@@ -354,7 +357,14 @@ def plan_fully_connected(
     """Prepares fully_connected; arguments as plan_conv2d and fully_connected."""
     out_c, in_c = _weights_shape("fully_connected", w, "OI")
     spec = FullyConnectedSpec(
-        in_c=in_c, out_c=out_c, x_quant=x_quant, w_quant=w_quant, out_quant=out_quant, activation=activation
+        in_c=in_c,
+        out_c=out_c,
+        x_quant=x_quant,
+        w_quant=w_quant,
+        out_quant=out_quant,
+        activation=activation,
+        has_bias=bias is not None,
+        bias_dtype=_bias_dtype(x_quant, bias),
     )
     return _plan(spec, (w, bias), (in_c,), numerics, device)
 
@@ -502,7 +512,7 @@ def _plan(
     hosts: list[npt.NDArray[Any] | None] = [None]
     if not isinstance(spec, QuantizeSpec):
         w, bias = constants
-        hosts += [_on_host(spec, "w", w, spec.w_quant.dtype), _on_host(spec, "bias", bias, INT32)]
+        hosts += [_on_host(spec, "w", w, spec.w_quant.dtype), _on_host(spec, "bias", bias, spec.bias_dtype)]
     plan: Plan
     if where.kind == "cpu":
         plan = cpu.pack(spec, rule, hosts)
@@ -521,6 +531,13 @@ def _on_host(spec: Spec, what: str, value: Any, dtype: np.dtype[Any]) -> npt.NDA
         raise InputTypeError(f"{spec.op}: {what} is a {type(value).__name__}; it must be an array")
     spec.require_dtype(what, value.dtype, dtype)
     return value
+
+
+def _bias_dtype(x_quant: Quant, bias: Any) -> np.dtype[Any]:
+    """int32 for bytes; for int16 what the bias is, int64 without one."""
+    if x_quant.dtype != INT16:
+        return INT32
+    return INT64 if bias is None else np.dtype(getattr(bias, "dtype", INT64))
 
 
 def _home(x: Any) -> str:

@@ -200,7 +200,7 @@ PER_CHANNEL = Quant([0.5] * 6, axis=0)
         (dict(groups=4), InputValueError, "O=6 .*groups=4"),
         (dict(in_h=2), InputValueError, "3x3 .*2x6"),
         (dict(activation="tanh"), InputValueError, "tanh"),
-        (dict(x_quant=Quant(0.5, dtype="int16")), InputTypeError, "input of int16"),
+        (dict(x_quant=Quant(0.5, dtype="int32")), InputTypeError, "input of int32"),
         (dict(out_quant=Quant(0.5, dtype="uint8")), InputTypeError, "output of uint8"),
         (dict(w_quant=Quant(0.5, dtype="uint8")), InputTypeError, "weights of uint8"),
         (dict(x_quant=Quant(0.0)), InputValueError, "x_quant scale"),

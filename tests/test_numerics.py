@@ -387,12 +387,12 @@ RULES: list[tuple[str, str, str, Quant | None, Rule | None]] = [
     ("litert_ref", "CONCATENATION", "uint8", None, Rule(Rounding.AFFINE_F32)),
     *((profile, op, "int8", None, Rule(Rounding.EXACT)) for profile in ("litert_ref", "tflm") for op in EVERYWHERE),
     # What a runtime does not run, its profile refuses.
-    ("litert_ref", "CONV_2D", "int16", PER_CHANNEL, None),
-    ("litert_ref", "RESIZE_BILINEAR", "int16", None, None),
+    ("litert_ref", "CONV_2D", "int32", PER_CHANNEL, None),
     ("litert_ref", "ELU", "int8", None, None),
     ("litert_ref", "GELU", "int8", None, None),
     *(("tflm", op, "uint8", PER_TENSOR, None) for op in ("CONV_2D", "FULLY_CONNECTED", "ADD", "SOFTMAX", "PAD")),
-    ("tflm", "RELU", "int16", None, None),
+    ("tflm", "RELU", "uint8", None, None),
+    ("tflm", "RESIZE_BILINEAR", "int16", None, None),
     ("tflm", "TRANSPOSE", "int32", None, None),
     ("tflm", "TILE", "int8", None, None),
 ]

@@ -69,13 +69,13 @@ def test_dequantize() -> None:
 
 
 def test_specs_refuse() -> None:
-    with pytest.raises(InputTypeError, match="QUANTIZE: output of int16"):
-        QuantizeSpec(shape=(1,), x_quant=None, out_quant=Quant(0.5, dtype="int16"))
+    with pytest.raises(InputTypeError, match="QUANTIZE: output of int32"):
+        QuantizeSpec(shape=(1,), x_quant=None, out_quant=Quant(0.5, dtype="int32"))
     with pytest.raises(InputTypeError, match="QUANTIZE: input of int32"):
         QuantizeSpec(shape=(1,), x_quant=Quant(0.5, dtype="int32"), out_quant=Quant(0.5))
     with pytest.raises(InputValueError, match="out_quant must be per tensor"):
         QuantizeSpec(shape=(2,), x_quant=None, out_quant=Quant([0.5, 0.5], axis=0))
-    with pytest.raises(InputTypeError, match="DEQUANTIZE: input of int16"):
-        DequantizeSpec(shape=(1,), x_quant=Quant(0.5, dtype="int16"))
+    with pytest.raises(InputTypeError, match="DEQUANTIZE: input of int32"):
+        DequantizeSpec(shape=(1,), x_quant=Quant(0.5, dtype="int32"))
     with pytest.raises(InputValueError, match="must be positive"):
         DequantizeSpec(shape=(1,), x_quant=Quant(0.0))

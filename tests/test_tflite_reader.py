@@ -471,7 +471,7 @@ TENSOR_RULES: dict[str, tuple[Change, type[ModelError], str]] = {
         UnsupportedModel,
         "CONV_2D: int8 .*not supported",
     ),
-    "int16 activations": (set_tensor(CONV, 0, type=schema.TensorType.INT16), UnsupportedModel, "int16"),
+    "int16 activations": (set_tensor(CONV, 0, type=schema.TensorType.INT16), UnsupportedModel, "it must be int64"),
     "int4 weights of 8 bits": (set_tensor(CONV, 1, type=schema.TensorType.INT4), MalformedModel, "of int4 needs 54"),
     "int4 activations": (set_tensor(CONV, 0, type=schema.TensorType.INT4), UnsupportedModel, "type INT4"),
     "strings": (set_tensor(CONV, 0, type=schema.TensorType.STRING), UnsupportedModel, "type STRING"),

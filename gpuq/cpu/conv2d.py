@@ -1,4 +1,4 @@
-"""CONV_2D and FULLY_CONNECTED as exact float32 matrix products over blocks of output rows.
+"""CONV_2D and FULLY_CONNECTED as exact float32 matrix products (float64 for int16 codes) over blocks of output rows.
 
 A block of output pixels is gathered into rows of taps (im2col), multiplied, and requantized while its sums are
 still in the cache. Zero points leave the product: with a constant c subtracted from the input codes (128 for uint8,
@@ -26,7 +26,7 @@ from gpuq.numerics import Rule
 from gpuq.ops.conv2d import Conv2dSpec, check_weights
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
-from gpuq.ops.spec import UINT8
+from gpuq.ops.spec import INT16, UINT8
 from gpuq.ops.transpose_conv import TransposeConvSpec
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
@@ -40,14 +40,19 @@ LONG_ROW = 4096
 
 def centre(x_quant: Quant) -> tuple[int, int]:
     """(c, largest |x - c|) for input codes x: uint8 codes are centred around 128."""
-    return (128, 128) if x_quant.dtype == UINT8 else (0, 128)
+    return (128, 128) if x_quant.dtype == UINT8 else (0, -x_quant.qmin)
+
+
+def float_type(x_quant: Quant) -> np.dtype[Any]:
+    """The type that taps are multiplied in: float32 for bytes, float64 for int16."""
+    return np.dtype(np.float64 if x_quant.dtype == INT16 else np.float32)
 
 
 def packed_epilogue(
     spec: Conv2dSpec | DepthwiseConv2dSpec | FullyConnectedSpec | TransposeConvSpec,
     rule: Rule,
     weight_sums: npt.NDArray[np.int64],
-    bias: npt.NDArray[np.int32] | None,
+    bias: npt.NDArray[Any] | None,
     bounds: npt.NDArray[np.int64],
     *,
     channels: slice = slice(None),
@@ -70,6 +75,7 @@ def packed_epilogue(
         act_min=act_min,
         act_max=act_max,
         repeat=repeat,
+        wraps=numerics.sums_wrap(rule.rounding, spec.bias_dtype),
     )
 
 
@@ -84,8 +90,8 @@ class ImageBlocks:
     def __init__(self, out_h: int, row_bytes: int, window: Window2d, band: PaddedBand) -> None:
         """row_bytes: scratch of each output row; the band's input rows come on top."""
         self._out_h = out_h
-        row_bytes += 4 * math.prod(band.shape(1, 1)[2:]) * window.stride_h
-        halo_bytes = 4 * math.prod(band.shape(1, 1))
+        row_bytes += band.dtype.itemsize * math.prod(band.shape(1, 1)[2:]) * window.stride_h
+        halo_bytes = band.dtype.itemsize * math.prod(band.shape(1, 1))
         self.images = max(1, BLOCK_BYTES // (row_bytes * out_h + halo_bytes))
         self.rows = out_h if self.images > 1 else max(1, min(out_h, (BLOCK_BYTES - halo_bytes) // row_bytes))
 
@@ -97,7 +103,7 @@ class ImageBlocks:
 
 
 class PaddedBand:
-    """The input rows that a band of output rows sees, centred, as float32, borders filled.
+    """The input rows that a band of output rows sees, centred, as floats, borders filled.
 
     Layout (images, rows, phases, columns, channels): padded column c lies in phase c % phases at c // phases, so that
     with as many phases as the stride the pixels that one tap sees are contiguous. Each channel may be repeated.
@@ -108,8 +114,9 @@ class PaddedBand:
     ) -> None:
         self._window = window
         self._in_h, self._in_w, self._in_c = in_h, in_w, in_c
-        self._centre = np.float32(centre(x_quant)[0])
-        self._border = np.float32(x_quant.scalar_zero_point()) - self._centre
+        self.dtype = float_type(x_quant)
+        self._centre = self.dtype.type(centre(x_quant)[0])
+        self._border = self.dtype.type(x_quant.scalar_zero_point()) - self._centre
         self._phases, self._repeat = phases, repeat
         self._columns = -(-(in_w + window.pad_left + window.pad_right) // phases)
 
@@ -119,7 +126,7 @@ class PaddedBand:
         height = (out_rows - 1) * window.stride_h + (window.kernel_h - 1) * window.dilation_h + 1
         return images, height, self._phases, self._columns, self._in_c * self._repeat
 
-    def fill(self, band: npt.NDArray[np.float32], x: npt.NDArray[Any], first: int) -> None:
+    def fill(self, band: npt.NDArray[Any], x: npt.NDArray[Any], first: int) -> None:
         """Writes the band for output rows from `first` on."""
         window, phases = self._window, self._phases
         top = first * window.stride_h - window.pad_top
@@ -152,12 +159,11 @@ class PaddedBand:
 class Conv2dPlan:
     """A packed convolution; see the module."""
 
-    def __init__(
-        self, spec: Conv2dSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[np.int32] | None
-    ) -> None:
+    def __init__(self, spec: Conv2dSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[Any] | None) -> None:
         check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
         self.spec = spec
-        self.name = "conv2d_im2col_sgemm"
+        self._float = float_type(spec.x_quant)
+        self.name = "conv2d_im2col_sgemm" if self._float == np.float32 else "conv2d_im2col_dgemm"
         kernel = weights.astype(np.int64) - spec.w_quant.zero_points.reshape(-1, 1, 1, 1)
         self._group_in, self._group_out = spec.in_c // spec.groups, spec.out_c // spec.groups
         out_h, out_w, _ = spec.output_shape
@@ -167,7 +173,7 @@ class Conv2dPlan:
         for group in range(spec.groups):
             channels = slice(group * self._group_out, (group + 1) * self._group_out)
             taps = kernel[channels].reshape(self._group_out, -1).T
-            gemm = ExactGemm.pack(taps, centre(spec.x_quant)[1])
+            gemm = ExactGemm.pack(taps, centre(spec.x_quant)[1], self._float)
             self._gemms.append(gemm)
             self._epilogues.append(
                 packed_epilogue(spec, rule, taps.sum(axis=0), bias, gemm.bounds, channels=channels, repeat=repeat)
@@ -176,7 +182,8 @@ class Conv2dPlan:
         self._band = PaddedBand(spec.window, spec.in_h, spec.in_w, spec.in_c, spec.x_quant)
         self._taps = spec.window.taps * self._group_in
         self._gathers = spec.groups > 1 or spec.window.taps > 1 or spec.window.stride_h > 1 or spec.window.stride_w > 1
-        row_bytes = out_w * (4 * self._taps * self._gathers + 20 * self._group_out)
+        item = self._float.itemsize
+        row_bytes = out_w * (item * self._taps * self._gathers + (12 + 2 * item) * self._group_out)
         self._blocks = ImageBlocks(out_h, row_bytes, spec.window, self._band)
 
     def workspace_bytes(self, runs: int) -> int:
@@ -185,7 +192,8 @@ class Conv2dPlan:
         pixels = self._blocks.images * self._blocks.rows * out_w
         band = math.prod(self._band.shape(self._blocks.images, self._blocks.rows))
         taps = pixels * self._taps if self._gathers else 0
-        sizes = (4 * band, 4 * taps, 4 * pixels * self._group_out, 8 * pixels * self._group_out)
+        item = self._float.itemsize
+        sizes = (item * band, item * taps, item * pixels * self._group_out, 8 * pixels * self._group_out)
         return sum(aligned(size) for size in sizes)
 
     def launch(
@@ -202,11 +210,11 @@ class Conv2dPlan:
         for images, first, last in self._blocks(x.shape[0]):
             scratch = Scratch(workspace)
             count, rows = images.stop - images.start, last - first
-            band = scratch.take(self._band.shape(count, rows), np.float32)
+            band = scratch.take(self._band.shape(count, rows), self._float)
             self._band.fill(band, x[images], first)
             pixels = count * rows * out_w
-            taps = scratch.take((pixels, self._taps), np.float32) if self._gathers else band.reshape(pixels, -1)
-            part = scratch.take((pixels, self._group_out), np.float32)
+            taps = scratch.take((pixels, self._taps), self._float) if self._gathers else band.reshape(pixels, -1)
+            part = scratch.take((pixels, self._group_out), self._float)
             total = scratch.take((pixels, self._group_out), np.float64)
             codes = y[images, first:last].reshape(pixels, out_c)
             for group, (gemm, epilogue) in enumerate(zip(self._gemms, self._epilogues, strict=True)):
@@ -216,7 +224,7 @@ class Conv2dPlan:
                 channels = slice(group * self._group_out, (group + 1) * self._group_out)
                 epilogue(sums, codes[:, channels], total)
 
-    def _gather(self, band: npt.NDArray[np.float32], taps: npt.NDArray[np.float32], group: int) -> None:
+    def _gather(self, band: npt.NDArray[Any], taps: npt.NDArray[Any], group: int) -> None:
         """Copies the window of each output pixel into a row: (images, rows, OW, KH * KW * I)."""
         window = self.spec.window
         images, rows, out_w, _ = taps.shape
@@ -246,20 +254,23 @@ class FullyConnectedPlan:
     """A packed dense layer: one exact product over blocks of rows."""
 
     def __init__(
-        self, spec: FullyConnectedSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[np.int32] | None
+        self, spec: FullyConnectedSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[Any] | None
     ) -> None:
         check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
         self.spec = spec
-        self.name = "fully_connected_sgemm"
+        self._float = float_type(spec.x_quant)
+        self.name = "fully_connected_sgemm" if self._float == np.float32 else "fully_connected_dgemm"
         taps = (weights.astype(np.int64) - spec.w_quant.zero_points.reshape(-1, 1)).T
-        self._gemm = ExactGemm.pack(taps, centre(spec.x_quant)[1])
+        self._gemm = ExactGemm.pack(taps, centre(spec.x_quant)[1], self._float)
         self._epilogue = packed_epilogue(spec, rule, taps.sum(axis=0), bias, self._gemm.bounds)
-        self._centre = np.float32(centre(spec.x_quant)[0])
-        self._block = max(1, BLOCK_BYTES // (4 * spec.in_c + 20 * spec.out_c))
+        self._centre = self._float.type(centre(spec.x_quant)[0])
+        item = self._float.itemsize
+        self._block = max(1, BLOCK_BYTES // (item * spec.in_c + (12 + 2 * item) * spec.out_c))
         self.constant_bytes = self._gemm.constant_bytes
 
     def workspace_bytes(self, runs: int) -> int:
-        sizes = (4 * self.spec.in_c, 4 * self.spec.out_c, 8 * self.spec.out_c)
+        item = self._float.itemsize
+        sizes = (item * self.spec.in_c, item * self.spec.out_c, 8 * self.spec.out_c)
         return sum(aligned(self._block * size) for size in sizes)
 
     def launch(
@@ -274,9 +285,9 @@ class FullyConnectedPlan:
         for first in range(0, x.shape[0], self._block):
             scratch = Scratch(workspace)
             block = x[first : first + self._block]
-            rows = scratch.take(block.shape, np.float32)
+            rows = scratch.take(block.shape, self._float)
             np.subtract(block, self._centre, out=rows)
-            part = scratch.take((block.shape[0], self.spec.out_c), np.float32)
+            part = scratch.take((block.shape[0], self.spec.out_c), self._float)
             total = scratch.take((block.shape[0], self.spec.out_c), np.float64)
             sums = self._gemm(rows, part, total)
             self._epilogue(sums, y[first : first + self._block], total)

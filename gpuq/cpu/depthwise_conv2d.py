@@ -1,7 +1,7 @@
 """DEPTHWISE_CONV_2D tap by tap: a multiply and an add over a block of output pixels per tap, in float32.
 
 Sums are exact as in cpu/gemm.py: no partial sum exceeds 128 * sum |w'| of its channel. Zero points are folded as in
-cpu/conv2d.py. Where that bound reaches 2^24 the block is summed in float64.
+cpu/conv2d.py. Where that bound reaches 2^24, as it does with int16 codes, the block is summed in float64.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cpu.conv2d import ImageBlocks, PaddedBand, centre, packed_epilogue, row_repeat
+from gpuq.cpu.conv2d import ImageBlocks, PaddedBand, centre, float_type, packed_epilogue, row_repeat
 from gpuq.cpu.gemm import EXACT_FLOAT32
 from gpuq.cpu.scratch import Scratch, aligned
 from gpuq.numerics import Rule
@@ -25,7 +25,7 @@ class DepthwiseConv2dPlan:
     """A packed depthwise convolution; see the module."""
 
     def __init__(
-        self, spec: DepthwiseConv2dSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[np.int32] | None
+        self, spec: DepthwiseConv2dSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[Any] | None
     ) -> None:
         check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
         self.spec = spec
@@ -36,7 +36,7 @@ class DepthwiseConv2dPlan:
         out_h, out_w, out_c = spec.output_shape
         self._repeat = row_repeat(out_w, out_c)
         # Weights of each tap, repeated over a long row of pixels.
-        self._taps = np.tile(kernel.astype(np.float32), (1, 1, self._repeat))
+        self._taps = np.tile(kernel.astype(float_type(spec.x_quant)), (1, 1, self._repeat))
         self.constant_bytes = self._taps.nbytes
         self._epilogue = packed_epilogue(spec, rule, kernel.sum(axis=(0, 1)), bias, bounds, repeat=self._repeat)
         # With one output column every view is one column wide, and any layout is contiguous.
@@ -57,7 +57,11 @@ class DepthwiseConv2dPlan:
         _, out_w, out_c = self.spec.output_shape
         elements = self._blocks.images * self._blocks.rows * out_w * out_c
         band = math.prod(self._band.shape(self._blocks.images, self._blocks.rows))
-        return aligned(4 * band) + 2 * aligned(self._sum_dtype.itemsize * elements) + aligned(8 * elements)
+        return (
+            aligned(self._band.dtype.itemsize * band)
+            + 2 * aligned(self._sum_dtype.itemsize * elements)
+            + aligned(8 * elements)
+        )
 
     def launch(
         self,
@@ -73,7 +77,7 @@ class DepthwiseConv2dPlan:
         for images, first, last in self._blocks(x.shape[0]):
             scratch = Scratch(workspace)
             count, rows = images.stop - images.start, last - first
-            band = scratch.take(self._band.shape(count, rows), np.float32)
+            band = scratch.take(self._band.shape(count, rows), self._band.dtype)
             self._band.fill(band, x[images], first)
             long_rows = (count, rows, out_w // self._repeat, self._repeat * out_c)
             sums, product = scratch.take(long_rows, self._sum_dtype), scratch.take(long_rows, self._sum_dtype)
@@ -87,9 +91,7 @@ class DepthwiseConv2dPlan:
             flat = (count * rows * out_w, out_c)
             self._epilogue(sums.reshape(flat), y[images, first:last].reshape(flat), scratch.take(flat, np.float64))
 
-    def _views(
-        self, band: npt.NDArray[np.float32], rows: int, out_w: int
-    ) -> Iterator[tuple[int, int, npt.NDArray[np.float32]]]:
+    def _views(self, band: npt.NDArray[Any], rows: int, out_w: int) -> Iterator[tuple[int, int, npt.NDArray[Any]]]:
         """(kh, kw, the pixels (images, rows, OW, O) that the tap sees); pixels of a row are contiguous."""
         window = self.spec.window
         for kh in range(window.kernel_h):

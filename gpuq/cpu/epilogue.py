@@ -9,17 +9,18 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
+from gpuq.cpu.gemm import EXACT_FLOAT64
 from gpuq.numerics import V1U_BLOCKS, Rounding, Rule
 from gpuq.ops.spec import UINT8
 from gpuq.quant import Quant
 
-EXACT_FLOAT64 = 1 << 53
 # The largest float64 below one half: v + copysign(this, v), truncated, is C's round(v) for every v.
 BELOW_HALF = float(np.nextafter(0.5, 0.0))
 # No code, raised or not, and no distance between two of them comes near this.
 BEYOND_CODES = 1024
+BEYOND_INT16_CODES = 1 << 17
 
-Run = Callable[[npt.NDArray[Any], npt.NDArray[np.uint8], npt.NDArray[np.float64]], None]
+Run = Callable[[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float64]], None]
 
 
 class Epilogue:
@@ -31,6 +32,7 @@ class Epilogue:
         bounds: int64 (O,); no sum of a channel exceeds its bound in magnitude (before the bias).
         repeat: pixels that are treated as one long row, so that NumPy's inner loops are long; must divide every
             number of pixels that comes, and needs blocks of codes that are contiguous.
+        wraps: sums and bias are int32, modulo 2^32; else int64.
 
     V1 in one floor. With T = acc * m and h = floor((T + 2^30) / 2^31) (SRDHM), V1 ends with
     y = floor((h + 2^(r-1) - [h < 0]) / 2^r) for a right shift r > 0, which is round half away from zero. Floors of
@@ -72,26 +74,32 @@ class Epilogue:
         act_min: int,
         act_max: int,
         repeat: int = 1,
+        wraps: bool = True,
     ) -> None:
         self._rule = rule
         self._reals = np.broadcast_to(reals, bias.shape)
         self._bias = bias
         self._zero_point = out_quant.scalar_zero_point()
         self._act_min, self._act_max = act_min, act_max
-        # Codes are computed as unsigned bytes: truncation is floor there. int8 is raised by 128 and flipped back.
-        self._raise = 0 if out_quant.dtype == UINT8 else 128
+        # Codes are computed as unsigned numbers: truncation is floor there. Signed ones are raised and flipped back.
+        self._raise = 0 if out_quant.dtype == UINT8 else -out_quant.qmin
+        self._unsigned = np.dtype(f"uint{8 * out_quant.dtype.itemsize}")
+        self._beyond = BEYOND_INT16_CODES if out_quant.dtype.itemsize > 1 else BEYOND_CODES
         self._repeat = repeat
         self._slow: npt.NDArray[np.intp] = np.zeros(0, np.intp)
-        wraps = bool(np.any(bounds + np.abs(bias) >= 1 << 31))
+        self._int32 = wraps
+        overflows = bool(np.any(bounds + np.abs(bias) >= (1 << 31 if wraps else EXACT_FLOAT64)))
         self._run: Run | None = None
         # Channels that round ties away from zero.
         self._away = np.full(bias.shape, rule.rounding is Rounding.V1)
         if rule.rounding in V1U_BLOCKS:
             self._away[bias.size // V1U_BLOCKS[rule.rounding] * V1U_BLOCKS[rule.rounding] :] = True
         in_one_floor = rule.rounding in (Rounding.V1, Rounding.V1U, Rounding.V2, *V1U_BLOCKS)
-        if in_one_floor and not wraps:
+        if in_one_floor and not overflows:
             self._run = self._prepare_one_floor(bounds)
-        elif rule.rounding is Rounding.V4 and not wraps:
+        elif rule.rounding is Rounding.V3 and not overflows:
+            self._run = self._prepare_v3(bounds)
+        elif rule.rounding is Rounding.V4 and not overflows:
             self._factor, self._offset = (
                 self._tiled(self._reals.astype(np.float32)),
                 self._tiled(bias.astype(np.float64)),
@@ -99,7 +107,7 @@ class Epilogue:
             self._offset32 = self._offset.astype(np.float32)
             self._fits_float32 = bool((self._offset32 == self._offset).all())
             self._run = self._run_v4
-        elif rule.rounding is Rounding.V6 and not wraps:
+        elif rule.rounding is Rounding.V6 and not overflows:
             self._factor, self._offset = self._tiled(self._reals), self._tiled(bias.astype(np.float64))
             self._run = self._run_v6
 
@@ -124,7 +132,7 @@ class Epilogue:
         # Python integers: nothing here may overflow while it is checked for overflow.
         exact = np.array(
             [
-                (most << up) < 1 << 31 and (abs(bias) << up) * m + (BEYOND_CODES << (31 + down)) < EXACT_FLOAT64
+                (most << up) < 1 << 31 and (abs(bias) << up) * m + (self._beyond << (31 + down)) < EXACT_FLOAT64
                 for most, bias, m, up, down in zip(
                     largest.tolist(),
                     self._bias.tolist(),
@@ -156,6 +164,22 @@ class Epilogue:
         self._rest = self._tiled(0.5 + base - away)
         return self._run_by_sign
 
+    def _prepare_v3(self, bounds: npt.NDArray[np.int64]) -> Run | None:
+        """Computes the constants of V3's one floor; None where any channel could not use it.
+
+        y = floor(acc * m / 2^r + 1/2) with a 16-bit m and r = 15 - shift: all terms are integer multiples of 2^-r, so
+        float64 is exact while |acc| * m + 2^(r-1) < 2^53, and nothing wraps while |y| < 2^31.
+        """
+        multiplier, shift = numerics.reduced_multiplier(*numerics.quantize_multipliers(self._reals))
+        largest = (bounds + np.abs(self._bias)).tolist()
+        for most, m, right in zip(largest, multiplier.tolist(), (15 - shift).tolist(), strict=True):
+            if most * m + (1 << (right - 1)) >= min(EXACT_FLOAT64, 1 << (31 + right)):
+                return None
+        self._factor = self._tiled(np.ldexp(multiplier.astype(np.float64), shift - 15))
+        self._offset = self._tiled(self._bias * self._factor[: self._bias.size] + 0.5)
+        self._rest = self._tiled(np.full(self._bias.size, float(self._zero_point + self._raise)))
+        return self._run_v3
+
     def __call__(self, acc: npt.NDArray[Any], out: npt.NDArray[Any], t: npt.NDArray[np.float64]) -> None:
         """Writes codes of acc (pixels, O), any float dtype, to out (pixels, O), with scratch t (pixels, O).
 
@@ -167,26 +191,33 @@ class Epilogue:
         slow = acc[:, self._slow].astype(np.int64) if self._slow.size else None
         rows = (-1, self._repeat * self._bias.size)
         # A block with one long row per `repeat` pixels; without repetition blocks may have gaps, and stay as they are.
-        codes = out.view(np.uint8)
+        codes = out.view(self._unsigned)
         if self._repeat > 1:
             acc, t, codes = acc.reshape(rows), t.reshape(rows), codes.reshape(rows)
         self._run(acc, codes, t)
         if slow is not None:
             out[:, self._slow] = self._codes(slow + self._bias[self._slow], self._slow)
 
-    def _run_one_floor(self, acc: npt.NDArray[Any], codes: npt.NDArray[np.uint8], t: npt.NDArray[np.float64]) -> None:
+    def _run_one_floor(self, acc: npt.NDArray[Any], codes: npt.NDArray[Any], t: npt.NDArray[np.float64]) -> None:
         self._scale(acc, t)
         t += self._offset
         self._store(t, codes)
 
-    def _run_by_sign(self, acc: npt.NDArray[Any], codes: npt.NDArray[np.uint8], t: npt.NDArray[np.float64]) -> None:
+    def _run_by_sign(self, acc: npt.NDArray[Any], codes: npt.NDArray[Any], t: npt.NDArray[np.float64]) -> None:
         self._scale(acc, t)
         t += self._offset
         t += np.copysign(self._tie, t)
         t += self._rest
         self._store(t, codes)
 
-    def _run_v4(self, acc: npt.NDArray[Any], codes: npt.NDArray[np.uint8], t: npt.NDArray[np.float64]) -> None:
+    def _run_v3(self, acc: npt.NDArray[Any], codes: npt.NDArray[Any], t: npt.NDArray[np.float64]) -> None:
+        self._scale(acc, t)
+        t += self._offset
+        np.floor(t, out=t)
+        t += self._rest
+        self._store(t, codes)
+
+    def _run_v4(self, acc: npt.NDArray[Any], codes: npt.NDArray[Any], t: npt.NDArray[np.float64]) -> None:
         if acc.dtype == np.float32 and self._fits_float32:
             v = t.reshape(-1).view(np.float32)[: acc.size].reshape(acc.shape)
             np.add(acc, self._offset32, out=v)
@@ -197,7 +228,7 @@ class Epilogue:
         v += np.float32(self._zero_point + self._raise)
         self._store(v, codes)
 
-    def _run_v6(self, acc: npt.NDArray[Any], codes: npt.NDArray[np.uint8], t: npt.NDArray[np.float64]) -> None:
+    def _run_v6(self, acc: npt.NDArray[Any], codes: npt.NDArray[Any], t: npt.NDArray[np.float64]) -> None:
         np.add(acc, self._offset, out=t)
         t *= self._factor
         t += np.copysign(BELOW_HALF, t)
@@ -211,17 +242,17 @@ class Epilogue:
             np.copyto(t, acc)
         t *= self._factor
 
-    def _store(self, t: npt.NDArray[Any], codes: npt.NDArray[np.uint8]) -> None:
+    def _store(self, t: npt.NDArray[Any], codes: npt.NDArray[Any]) -> None:
         np.clip(t, self._act_min + self._raise, self._act_max + self._raise, out=t)
         np.copyto(codes, t, casting="unsafe")
         if self._raise:
-            np.bitwise_xor(codes, 0x80, out=codes)
+            np.bitwise_xor(codes, self._raise, out=codes)
 
     def _codes(
         self, acc: npt.NDArray[np.int64], channels: npt.NDArray[np.intp] | slice = slice(None)
     ) -> npt.NDArray[np.int64]:
         """Codes of sums with bias of these channels, by numerics.requantize."""
-        acc, reals = numerics.wrap_int32(acc), self._reals[channels]
+        acc, reals = numerics.wrap_int32(acc) if self._int32 else acc, self._reals[channels]
         if self._rule.rounding in V1U_BLOCKS:
             # Chosen channels are no longer in blocks.
             away, up = (numerics.requantize(acc, rounding, reals) for rounding in (Rounding.V1, Rounding.V1U))

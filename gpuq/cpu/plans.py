@@ -25,7 +25,7 @@ from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.l2_normalization import L2NormalizationSpec
 from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec
-from gpuq.ops.spec import Spec
+from gpuq.ops.spec import INT16, Spec
 from gpuq.ops.transpose_conv import TransposeConvSpec
 from gpuq.ops.unary import UnarySpec
 from gpuq.plan import Plan
@@ -52,7 +52,9 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
             # One input channel: every output channel sees the same image, which is a dense convolution.
             return Conv2dPlan(one_channel_as_conv2d(spec), rule, weights.transpose(3, 1, 2, 0), bias)
         return DepthwiseConv2dPlan(spec, rule, weights, bias)
-    if isinstance(spec, BinaryCodesSpec) or (isinstance(spec, ComparisonSpec) and spec.a_quant is not None):
+    if (isinstance(spec, BinaryCodesSpec) and spec.activation_dtype != INT16) or (
+        isinstance(spec, ComparisonSpec) and spec.a_quant is not None
+    ):
         return BinaryTablePlan(spec, rule, *constants)
     if isinstance(spec, L2NormalizationSpec):
         return L2NormalizationPlan(spec)

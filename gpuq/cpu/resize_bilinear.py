@@ -1,9 +1,10 @@
 """RESIZE_BILINEAR over bands of output rows: the reference's products and sums, in its order, on cached blocks.
 
 Rows are blended once per input column, then columns are gathered and blended: the same products, since the row
-weight is the first factor of each. Integer weights work in int32: a code is below 2^8, and a weight in 1/1024 within
-[-512, 1536], in 1/2048 within [0, 2048], so that the four products of one output sum to less than 2^31. Where a rule
-multiplies a pixel's two weights first, columns are gathered from codes, and corners added in that rule's order.
+weight is the first factor of each. Integer weights of bytes work in int32: a code is below 2^8, and a weight in 1/1024
+within [-512, 1536], in 1/2048 within [0, 2048], so that the four products of one output sum to less than 2^31; int16
+works in int64. Where a rule multiplies a pixel's two weights first, columns are gathered from codes, and corners added
+in that rule's order.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from gpuq.ops.resize_bilinear import (
     integer_positions,
     q11_positions,
 )
-from gpuq.ops.spec import UINT8
+from gpuq.ops.spec import INT8, INT16, UINT8
 
 BAND_BYTES = 1 << 19
 
@@ -34,7 +35,7 @@ class ResizeBilinearPlan:
     def __init__(self, spec: ResizeBilinearSpec, rule: Rule) -> None:
         self.spec = spec
         self.name = "resize_bilinear_bands"
-        way = _Q11 if rule.rounding is Rounding.Q11 else _UINT8 if spec.dtype == UINT8 else _INT8
+        way = _Q11 if rule.rounding is Rounding.Q11 else _WAYS[spec.dtype]
         positions, self._dtype, self._finish = way.positions, np.dtype(way.dtype), way.finish
         if rule.rounding is Rounding.EXACT_UP:
             self._finish = _round_up_to_int8
@@ -48,11 +49,12 @@ class ResizeBilinearPlan:
         self._wx0, self._wx1 = (
             np.repeat(weight, spec.in_c).reshape(spec.out_w, spec.in_c) for weight in (one - upper_x, upper_x)
         )
-        self._rows = max(1, min(spec.out_h, BAND_BYTES // (4 * spec.out_w * spec.in_c)))
+        self._rows = max(1, min(spec.out_h, BAND_BYTES // (self._dtype.itemsize * spec.out_w * spec.in_c)))
         self.constant_bytes = self._wx0.nbytes + self._wx1.nbytes
 
     def workspace_bytes(self, runs: int) -> int:
-        row_in, row_out = (4 * self._rows * width * self.spec.in_c for width in (self.spec.in_w, self.spec.out_w))
+        item = self._dtype.itemsize
+        row_in, row_out = (item * self._rows * width * self.spec.in_c for width in (self.spec.in_w, self.spec.out_w))
         return max(2 * aligned(row_in) + 2 * aligned(row_out), 3 * aligned(row_out))
 
     def launch(
@@ -116,6 +118,12 @@ def _round_to_int8(total: npt.NDArray[Any]) -> None:
     total >>= 20
 
 
+def _round_to_int16(total: npt.NDArray[Any]) -> None:
+    """As _round_to_int8, of int64 sums."""
+    total += (total >> 63) + (1 << 19)
+    total >>= 20
+
+
 def _round_to_uint8(total: npt.NDArray[Any]) -> None:
     """total + 0.5, in place; the cast that follows truncates."""
     total += np.float32(0.5)
@@ -144,5 +152,7 @@ class _Way:
 
 
 _INT8 = _Way(integer_positions, 1024, np.int32, _round_to_int8)
+_INT16 = _Way(integer_positions, 1024, np.int64, _round_to_int16)
 _UINT8 = _Way(float_positions, 1, np.float32, _round_to_uint8)
 _Q11 = _Way(q11_positions, 2048, np.int32, _round_q11)
+_WAYS = {INT8: _INT8, INT16: _INT16, UINT8: _UINT8}

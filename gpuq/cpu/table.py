@@ -1,4 +1,4 @@
-"""Elementwise operators on 8-bit codes: every result is looked up in a table of ops/tables.py."""
+"""Elementwise operators on codes: every result is looked up in a table of ops/tables.py."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class UnaryTablePlan:
         workspace: npt.NDArray[np.uint8],
         stream: object = None,
     ) -> None:
-        x, y = inputs[0].view(np.uint8), outputs[0]
+        x, y = inputs[0].view(f"uint{8 * inputs[0].itemsize}"), outputs[0]
         np.take(self._table, x, out=y, mode="wrap")
         if self._blocked < self._elements:
             y.reshape(-1, self._elements)[:, self._blocked :] = self._rest[

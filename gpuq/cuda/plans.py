@@ -34,6 +34,7 @@ from gpuq.cuda.kernel import Launch, Pointer
 from gpuq.cuda.launcher import Launcher
 from gpuq.cuda.layer import Layer
 from gpuq.cuda.layout import ImageLayout, ImageOperand
+from gpuq.errors import UnsupportedModel
 from gpuq.numerics import Rule
 from gpuq.ops.arg_max import ArgMaxSpec
 from gpuq.ops.average_pool_2d import Pool2dSpec
@@ -49,7 +50,7 @@ from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.reduce import ReduceSpec
 from gpuq.ops.resize_bilinear import ResizeSpec
 from gpuq.ops.softmax import SoftmaxSpec
-from gpuq.ops.spec import Shape, Spec
+from gpuq.ops.spec import INT16, Shape, Spec
 from gpuq.ops.transpose_conv import TransposeConvSpec
 
 # Batches and layouts whose launches a plan keeps ready.
@@ -137,6 +138,9 @@ def layer_of(
             out (a missing bias).
         followers: what runs in the same kernel, behind a convolution.
     """
+    out_quant = getattr(spec, "out_quant", None)
+    if INT16 in (spec.activation_dtype, out_quant and out_quant.dtype):
+        raise UnsupportedModel(f"{spec.op}: int16 has no CUDA kernel; device='cpu' runs it")
     fusion = fusing.pack(followers) if followers else None
     if isinstance(spec, Conv2dSpec):
         return _conv2d_layer(spec, rule, *weights_and_bias(spec, constants), fusion)

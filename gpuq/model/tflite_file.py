@@ -47,15 +47,18 @@ _OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "CONV_2D": (
             "Conv2DOptions",
-            "Padding StrideW StrideH FusedActivationFunction DilationWFactor DilationHFactor",
+            "Padding StrideW StrideH FusedActivationFunction DilationWFactor DilationHFactor QuantizedBiasType",
         ),
         "DEPTHWISE_CONV_2D": (
             "DepthwiseConv2DOptions",
             "Padding StrideW StrideH FusedActivationFunction DilationWFactor DilationHFactor",
         ),
-        "FULLY_CONNECTED": ("FullyConnectedOptions", "FusedActivationFunction WeightsFormat KeepNumDims"),
-        "ADD": ("AddOptions", "FusedActivationFunction"),
-        "SUB": ("SubOptions", "FusedActivationFunction"),
+        "FULLY_CONNECTED": (
+            "FullyConnectedOptions",
+            "FusedActivationFunction WeightsFormat KeepNumDims QuantizedBiasType",
+        ),
+        "ADD": ("AddOptions", "FusedActivationFunction PotScaleInt16"),
+        "SUB": ("SubOptions", "FusedActivationFunction PotScaleInt16"),
         "MUL": ("MulOptions", "FusedActivationFunction"),
         "AVERAGE_POOL_2D": (
             "Pool2DOptions",

@@ -49,7 +49,7 @@ from gpuq.ops.select import SelectSpec, SelectV2Spec
 from gpuq.ops.slices import ReverseV2Spec, SliceSpec, SplitSpec, SplitVSpec, StridedSliceSpec, UnpackSpec
 from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.space import BatchToSpaceNdSpec, DepthToSpaceSpec, SpaceToBatchNdSpec, SpaceToDepthSpec
-from gpuq.ops.spec import FLOAT32, INT8, INT32, UINT8, Shape, Spec, shape_text
+from gpuq.ops.spec import FLOAT32, INT8, INT16, INT32, INT64, UINT8, Shape, Spec, shape_text
 from gpuq.ops.sqrt import RsqrtSpec, SqrtSpec
 from gpuq.ops.squared_difference import SquaredDifferenceSpec
 from gpuq.ops.sub import SubSpec
@@ -65,6 +65,8 @@ from gpuq.quant import Quant
 # A fused TANH or SIGN_BIT is ignored by the quantized kernels of all runtimes: they clamp to the dtype only
 # (CalculateActivationRangeQuantized, LiteRT tflite/kernels/kernel_util.cc).
 _ACTIVATIONS = {0: None, 1: "relu", 2: "relu_n1_to_1", 3: "relu6", 4: None, 5: None}
+# TensorType 0 (FLOAT32) stands for a field that is left out.
+_BIAS_TYPES: Mapping[int, np.dtype[Any]] = {0: INT64, 2: INT32, 4: INT64}
 _PADDINGS = {0: "same", 1: "valid"}
 
 # Pixels from a window's first tap to its last, where that is more than the image: borders are memory.
@@ -212,14 +214,26 @@ class OperatorView:
                 raise self.fail(f"output of {self.tensors[index].dtype} must have the input's dtype {x.dtype}")
         return {"x_shape": x.shape, "dtype": x.dtype}
 
+    def bias_dtype(self, x: int = 0) -> np.dtype[Any]:
+        """The dtype of bias and sums: int32 for bytes; for int16 int64, unless the options say int32."""
+        if self.x(x).dtype != INT16:
+            return INT32
+        number = 0 if self.raw.name == "DEPTHWISE_CONV_2D" else self.option("QuantizedBiasType")
+        if number not in _BIAS_TYPES:
+            raise self.fail(f"quantized_bias_type {number} must be int32 or int64")
+        if number and not self.has(2):
+            raise InputTypeError(f"{self.raw.name}: quantized_bias_type without a bias is not supported")
+        return _BIAS_TYPES[number]
+
     def weights_and_bias(self, x: int = 0, bias_position: int = 2) -> None:
         """Checks what the Specs cannot see of weights and bias."""
         self.quant(self.x(x))  # of a float layer say that, not what follows for its bias
         self.constant(1, "weights")
         if self.has(bias_position):
             bias = self.constant(bias_position, "bias")
-            if bias.dtype != INT32:
-                raise InputTypeError(f"{self.raw.name}: bias of {bias.dtype} is not supported; it must be int32")
+            wanted = self.bias_dtype(x)
+            if bias.dtype != wanted:
+                raise InputTypeError(f"{self.raw.name}: bias of {bias.dtype} is not supported; it must be {wanted}")
             quant = self.x(bias_position).quant
             if quant is not None and quant.zero_points.any():
                 raise self.fail(f"bias zero point {quant.zero_point} must be 0")
@@ -253,6 +267,7 @@ def _conv2d(view: OperatorView) -> Converted:
         out_quant=view.quant(view.out),
         activation=view.activation,
         weight_bits=4 if weights.is_int4 else 8,
+        bias_dtype=view.bias_dtype(),
     )
     _check_bias_shape(view, out_c)
     return spec, (n, *spec.output_shape)
@@ -285,6 +300,7 @@ def _depthwise_conv2d(view: OperatorView) -> Converted:
         activation=view.activation,
         weight_bits=4 if weights.is_int4 else 8,
         has_bias=view.has(2),
+        bias_dtype=view.bias_dtype(),
     )
     _check_bias_shape(view, out_c)
     return spec, (n, *spec.output_shape)
@@ -311,6 +327,8 @@ def _fully_connected(view: OperatorView) -> Converted:
         out_quant=view.quant(view.out),
         activation=view.activation,
         weight_bits=4 if weights.is_int4 else 8,
+        has_bias=view.has(2),
+        bias_dtype=view.bias_dtype(),
     )
     _check_bias_shape(view, out_c)
     return spec, (*x_shape[:-1], out_c) if keeps else (elements // in_c, out_c)
@@ -325,6 +343,7 @@ def _binary(spec_type: type[BinarySpec]) -> Callable[[OperatorView], Converted]:
             b_quant=view.quant(view.x(1)),
             out_quant=view.quant(view.out),
             activation=view.activation,
+            pot_scale_int16=view.x().dtype == INT16 and spec_type is not MulSpec and bool(view.option("PotScaleInt16")),
         )
         return spec, spec.output_shape
 

@@ -3,13 +3,17 @@
     v_i = V1((q_i - zp_i) * 2^20, s_i / (2 * max(s_a, s_b)))
     y   = clamp(zp_y + V1(v_a + v_b, 2 * max(s_a, s_b) / (2^20 * s_y)))
 
+int16 has 15 extra bits. There, LiteRT's optimized kernels take the right shift of an input's factor off the left shift
+by these bits, before the product, in whole blocks of 16 elements (where nothing is broadcast).
+
 XNNPACK scales once (Q20), with a shift s from 12 to 30 that gives the larger multiplier 21 bits:
 
     m_i = round(float32(s_i / s_y) * 2^s), ties to even
     y   = clamp(zp_y + ((q_a - zp_a) * m_a + (q_b - zp_b) * m_b + 2^(s-1)) >> s)
 
-Sources: LiteRT tflite/kernels/add.cc, internal/reference/integer_ops/add.h; XNNPACK src/microparams-init.c
-(xnn_init_qs8_add_minmax_scalar_params), src/xnnpack/requantization.h (xnn_qs8_quantize_add).
+Sources: LiteRT tflite/kernels/add.cc, internal/reference/integer_ops/add.h, internal/optimized/integer_ops/add.h;
+XNNPACK src/microparams-init.c (xnn_init_qs8_add_minmax_scalar_params), src/xnnpack/requantization.h
+(xnn_qs8_quantize_add).
 """
 
 from __future__ import annotations
@@ -24,9 +28,10 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.broadcast import BinarySpec
-from gpuq.ops.spec import clamp_to
+from gpuq.ops.spec import INT16, clamp_to
 
 EXTRA_BITS = 20
+EXTRA_BITS_INT16 = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +45,14 @@ class AddSpec(BinarySpec):
         _, _, out_factor = sum_factors(self)
         self.require(
             out_factor < 1,
-            f"output scale {self.out_quant.scale} is more than 2^19 times smaller than the larger input's",
+            f"output scale {self.out_quant.scale} is more than 2^{extra_bits(self) - 1} times smaller than the larger "
+            "input's",
         )
+
+
+def extra_bits(spec: BinarySpec) -> int:
+    """Fraction bits that the inputs get before they are scaled."""
+    return EXTRA_BITS_INT16 if spec.a_quant.dtype == INT16 else EXTRA_BITS
 
 
 def sum_factors(spec: BinarySpec) -> tuple[float, float, float]:
@@ -49,7 +60,11 @@ def sum_factors(spec: BinarySpec) -> tuple[float, float, float]:
     a_scale, b_scale = spec.a_quant.scalar_scale(), spec.b_quant.scalar_scale()
     # Twice a float32 and 2^20 times a float32 are exact, so float64 gives what the runtimes' mixed types give.
     twice_max = 2 * max(a_scale, b_scale)
-    return a_scale / twice_max, b_scale / twice_max, twice_max / ((1 << EXTRA_BITS) * spec.out_quant.scalar_scale())
+    return (
+        a_scale / twice_max,
+        b_scale / twice_max,
+        twice_max / ((1 << extra_bits(spec)) * spec.out_quant.scalar_scale()),
+    )
 
 
 def q20_multipliers(spec: BinarySpec) -> tuple[int, int, int]:
@@ -74,11 +89,26 @@ def scaled_sum(spec: BinarySpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray
         codes = (a_centred * a_multiplier + sign * b_centred * b_multiplier + (1 << (shift - 1))) >> shift
     else:
         a_factor, b_factor, out_factor = sum_factors(spec)
-        a_scaled = numerics.requantize(a_centred << EXTRA_BITS, rule.rounding, np.array(a_factor))
-        b_scaled = numerics.requantize(b_centred << EXTRA_BITS, rule.rounding, np.array(b_factor))
-        codes = numerics.requantize(a_scaled + sign * b_scaled, rule.rounding, np.array(out_factor))
+        rounding = Rounding.V1 if rule.rounding is Rounding.V1_EARLY_SHIFT_BLOCK16 else rule.rounding
+        a_scaled = numerics.requantize(a_centred << extra_bits(spec), rounding, np.array(a_factor))
+        b_scaled = numerics.requantize(b_centred << extra_bits(spec), rounding, np.array(b_factor))
+        total = a_scaled + sign * b_scaled
+        if rule.rounding is Rounding.V1_EARLY_SHIFT_BLOCK16:
+            early = _early_shift(spec, a_centred, a_factor) + _early_shift(spec, b_centred, b_factor)
+            size = math.prod(spec.output_shape)
+            whole = np.arange(size) < size // 16 * 16
+            total = np.where(whole.reshape(total.shape[1:]), early, total)
+        codes = numerics.requantize(total, rounding, np.array(out_factor))
     act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
     return clamp_to(codes + spec.out_quant.scalar_zero_point(), act_min, act_max, spec.out_quant.dtype)
+
+
+def _early_shift(spec: BinarySpec, centred: npt.NDArray[np.int64], factor: float) -> npt.NDArray[np.int64]:
+    """An input times its factor and 2^15, where the factor's right shift shortens the left one; beyond it truncates."""
+    multiplier, shift = numerics.quantize_multiplier(factor)
+    left = extra_bits(spec) + shift
+    shifted = centred << left if left >= 0 else centred >> -left
+    return numerics.saturating_rounding_doubling_high_mul(shifted, multiplier)
 
 
 def reference(spec: AddSpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.numerics import Rule
-from gpuq.ops.spec import INT8, UINT8, Shape, Spec, clamp_to, run_shape
+from gpuq.ops.spec import INT8, INT16, UINT8, Shape, Spec, clamp_to, run_shape
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
 
@@ -25,7 +25,7 @@ class Pool2dSpec(Spec):
     Args:
         in_h, in_w, in_c: input image and channels.
         window: kernel, strides, pads; no dilation.
-        x_quant, out_quant: per tensor, int8 or uint8; pools copy codes, so both must mean the same.
+        x_quant, out_quant: per tensor, int8, uint8 or int16; pools copy codes, so both must mean the same.
         activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
     """
 
@@ -39,7 +39,7 @@ class Pool2dSpec(Spec):
 
     def __post_init__(self) -> None:
         self.require_positive(in_h=self.in_h, in_w=self.in_w, in_c=self.in_c)
-        self.require_dtype("input", self.x_quant.dtype, INT8, UINT8)
+        self.require_dtype("input", self.x_quant.dtype, INT8, UINT8, INT16)
         self.require_dtype("output", self.out_quant.dtype, self.x_quant.dtype)
         self.require_per_tensor(x_quant=self.x_quant, out_quant=self.out_quant)
         self.require(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.ops.spec import INT8, UINT8, Shape, Spec, run_shape, shape_text
+from gpuq.ops.spec import INT8, INT16, UINT8, Shape, Spec, run_shape, shape_text
 from gpuq.quant import Quant
 
 
@@ -52,18 +52,24 @@ class BinaryCodesSpec(BroadcastSpec):
     """An elementwise operator on two tensors of codes.
 
     Args:
-        a_quant, b_quant, out_quant: per tensor, int8 or uint8, all of one dtype.
+        a_quant, b_quant, out_quant: per tensor, all of one dtype out of `dtypes`; int16 has zero point 0.
+
+    Attributes:
+        dtypes: what its runtimes have it for.
     """
+
+    dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, UINT8)
 
     a_quant: Quant
     b_quant: Quant
     out_quant: Quant
 
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.a_quant.dtype, INT8, UINT8)
+        self.require_dtype("input", self.a_quant.dtype, *self.dtypes)
         self.require_dtype("second input", self.b_quant.dtype, self.a_quant.dtype)
         self.require_dtype("output", self.out_quant.dtype, self.a_quant.dtype)
         self.require_per_tensor(a_quant=self.a_quant, b_quant=self.b_quant, out_quant=self.out_quant)
+        self.require_symmetric_int16(a_quant=self.a_quant, b_quant=self.b_quant, out_quant=self.out_quant)
         super().__post_init__()
 
     @property
@@ -77,9 +83,13 @@ class BinarySpec(BinaryCodesSpec):
 
     Args:
         activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
+        pot_scale_int16: the file's option that lets ADD and SUB of int16 look for scales that are powers of two.
     """
 
+    dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, UINT8, INT16)
+
     activation: str | None = None
+    pot_scale_int16: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.numerics import Rule
-from gpuq.ops.spec import INT8, UINT8, Shape, Spec, clamp_to, run_shape, shape_text
+from gpuq.ops.spec import INT8, INT16, UINT8, Shape, Spec, clamp_to, run_shape, shape_text
 from gpuq.quant import Quant, round_half_away
 
 
@@ -25,8 +25,9 @@ class ConcatenationSpec(Spec):
     Args:
         x_shapes: shapes of one run of each input, equal but along the axis.
         axis: in [0, rank).
-        x_quants: one per input, per tensor; int8 inputs must have the output's parameters.
-        out_quant: per tensor, int8 or uint8, the inputs' dtype.
+        x_quants: one per input, per tensor; int8 inputs must have the output's parameters; int16 codes are
+            copied, whatever their scale.
+        out_quant: per tensor, int8, uint8 or int16, the inputs' dtype.
     """
 
     op: ClassVar[str] = "CONCATENATION"
@@ -38,13 +39,14 @@ class ConcatenationSpec(Spec):
 
     def __post_init__(self) -> None:
         self.require(len(self.x_shapes) >= 1 and len(self.x_shapes) == len(self.x_quants), "needs at least one input")
-        self.require_dtype("output", self.out_quant.dtype, INT8, UINT8)
+        self.require_dtype("output", self.out_quant.dtype, INT8, UINT8, INT16)
         self.require_per_tensor(out_quant=self.out_quant)
         first = self.x_shapes[0]
         self.require(0 <= self.axis < len(first), f"axis {self.axis} of a tensor of rank {len(first)}")
         for shape, quant in zip(self.x_shapes, self.x_quants, strict=True):
             self.require_dtype("input", quant.dtype, self.out_quant.dtype)
             self.require_per_tensor(x_quant=quant)
+            self.require_symmetric_int16(x_quant=quant, out_quant=self.out_quant)
             same = len(shape) == len(first) and all(
                 a == b for i, (a, b) in enumerate(zip(shape, first, strict=True)) if i != self.axis
             )
@@ -74,8 +76,8 @@ def rescaling_factor(x_quant: Quant, out_quant: Quant) -> np.float32:
 
 
 def rescaled(x: npt.NDArray[Any], x_quant: Quant, out_quant: Quant) -> npt.NDArray[Any]:
-    """uint8 codes in the output's quantization, by float32 arithmetic."""
-    if x_quant == out_quant:
+    """uint8 codes in the output's quantization, by float32 arithmetic; other codes as they are."""
+    if x_quant == out_quant or x_quant.dtype != UINT8:
         return x
     factor = rescaling_factor(x_quant, out_quant)
     offset = np.float32(-x_quant.scalar_zero_point()) * factor

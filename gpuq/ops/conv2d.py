@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.numerics import Rule
-from gpuq.ops.spec import INT8, UINT8, Shape, Spec, clamp_to, run_shape
+from gpuq.ops.spec import INT8, INT16, INT32, INT64, UINT8, Shape, Spec, clamp_to, run_shape
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
 
@@ -28,10 +28,12 @@ class Conv2dSpec(Spec):
         out_c: output channels O.
         window: kernel, strides, dilation, pads.
         groups: C and O are divided into this many groups; each sees in_c // groups input channels.
-        x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
-        w_quant: int8 (zero point 0; per tensor or one scale per output channel, axis 0), or uint8 (per tensor).
+        x_quant, out_quant: per tensor, int8, uint8 or int16 (zero point 0), the same dtype.
+        w_quant: int8 (zero point 0; per tensor or one scale per output channel, axis 0), or uint8 (per tensor) for
+            uint8 activations.
         activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
         weight_bits: 4 where the file packs two weights into a byte; they are codes of w_quant all the same.
+        bias_dtype: of the bias, and of the sums, which wrap; int32, or int64 for int16 activations.
     """
 
     op: ClassVar[str] = "CONV_2D"
@@ -48,6 +50,7 @@ class Conv2dSpec(Spec):
     out_quant: Quant
     activation: str | None = None
     weight_bits: int = 8
+    bias_dtype: np.dtype[Any] = INT32
 
     def __post_init__(self) -> None:
         self.require_positive(in_h=self.in_h, in_w=self.in_w, in_c=self.in_c, out_c=self.out_c, groups=self.groups)
@@ -87,15 +90,17 @@ class Conv2dSpec(Spec):
 
 
 def check_convolution_quants(
-    spec: Spec, x_quant: Quant, w_quant: Quant, out_quant: Quant, out_c: int, *, axis: int
+    spec: Any, x_quant: Quant, w_quant: Quant, out_quant: Quant, out_c: int, *, axis: int
 ) -> None:
     """The quantization rules that CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED share."""
-    spec.require_dtype("input", x_quant.dtype, INT8, UINT8)
+    spec.require_dtype("input", x_quant.dtype, INT8, UINT8, INT16)
     spec.require_dtype("output", out_quant.dtype, x_quant.dtype)
-    spec.require_dtype("weights", w_quant.dtype, x_quant.dtype)
+    spec.require_dtype("weights", w_quant.dtype, INT8 if x_quant.dtype == INT16 else x_quant.dtype)
+    spec.require_dtype("bias", spec.bias_dtype, *([INT64, INT32] if x_quant.dtype == INT16 else [INT32]))
     spec.require_per_tensor(x_quant=x_quant, out_quant=out_quant)
+    spec.require_symmetric_int16(x_quant=x_quant, out_quant=out_quant)
     if w_quant.is_per_channel:
-        spec.require(x_quant.dtype == INT8, "per-channel weights need int8 activations, these are uint8")
+        spec.require(x_quant.dtype != UINT8, "per-channel weights need int8 or int16 activations, these are uint8")
         spec.require(
             w_quant.axis == axis and w_quant.scales.size == out_c,
             f"{w_quant.scales.size} weight scales along axis {w_quant.axis} must be O={out_c} along axis {axis}",
@@ -106,12 +111,12 @@ def check_convolution_quants(
 
 
 def check_weights(
-    spec: Spec, weights: npt.NDArray[Any], bias: npt.NDArray[Any] | None, shape: Shape, out_c: int
+    spec: Any, weights: npt.NDArray[Any], bias: npt.NDArray[Any] | None, shape: Shape, out_c: int
 ) -> None:
     """Shapes and dtypes of the constants that a convolution is packed from."""
     spec.require(weights.shape == shape, f"weights of shape {weights.shape} must have shape {shape}")
     if bias is not None:
-        spec.require_dtype("bias", bias.dtype, np.dtype(np.int32))
+        spec.require_dtype("bias", bias.dtype, spec.bias_dtype)
         spec.require(bias.size == out_c, f"bias of shape {bias.shape} must have O={out_c} elements")
 
 
@@ -120,14 +125,14 @@ def reference(
     rule: Rule,
     x: npt.NDArray[Any],
     weights: npt.NDArray[Any],
-    bias: npt.NDArray[np.int32] | None = None,
+    bias: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
     """Exact output, the plain way: one int64 matrix product per tap and group.
 
     Args:
         x: (..., H, W, C) codes.
         weights: OHWI codes.
-        bias: (O,) int32, or None.
+        bias: (O,) of bias_dtype, or None.
 
     Returns:
         (N, OH, OW, O) codes.
@@ -146,13 +151,15 @@ def reference(
     return finish(spec, rule, acc, bias)
 
 
-def finish(spec: Any, rule: Rule, acc: npt.NDArray[np.int64], bias: npt.NDArray[np.int32] | None) -> npt.NDArray[Any]:
+def finish(spec: Any, rule: Rule, acc: npt.NDArray[np.int64], bias: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
     """Bias, requantization, zero point and clamp of a sum whose last axis is the output channel."""
     if bias is not None:
         acc = acc + bias.reshape(-1)
     reals = numerics.real_multipliers(
         spec.x_quant.scalar_scale(), spec.w_quant.scales, spec.out_quant.scalar_scale(), rule.product
     )
-    codes = numerics.requantize(numerics.wrap_int32(acc), rule.rounding, reals)
+    if numerics.sums_wrap(rule.rounding, spec.bias_dtype):
+        acc = numerics.wrap_int32(acc)
+    codes = numerics.requantize(acc, rule.rounding, reals)
     act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
     return clamp_to(codes + spec.out_quant.scalar_zero_point(), act_min, act_max, spec.out_quant.dtype)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.numerics import Rule
 from gpuq.ops.conv2d import Conv2dSpec, check_convolution_quants, check_weights, finish
-from gpuq.ops.spec import Shape, Spec, run_shape
+from gpuq.ops.spec import INT16, INT32, INT64, Shape, Spec, run_shape
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
 
@@ -28,11 +28,13 @@ class DepthwiseConv2dSpec(Spec):
         in_h, in_w, in_c: input image and channels C.
         multiplier: output channels per input channel.
         window: kernel, strides, dilation, pads.
-        x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
-        w_quant: int8 (zero point 0; per tensor or one scale per output channel, axis 3), or uint8 (per tensor).
+        x_quant, out_quant: per tensor, int8, uint8 or int16 (zero point 0), the same dtype.
+        w_quant: int8 (zero point 0; per tensor or one scale per output channel, axis 3), or uint8 (per tensor) for
+            uint8 activations.
         activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
         weight_bits: 4 where the file packs two weights into a byte; they are codes of w_quant all the same.
         has_bias: LiteRT's optimized kernels cannot run without one; sums do not depend on it.
+        bias_dtype: of the bias, and of the sums: int32, or int64 for int16 activations.
     """
 
     op: ClassVar[str] = "DEPTHWISE_CONV_2D"
@@ -49,10 +51,13 @@ class DepthwiseConv2dSpec(Spec):
     activation: str | None = None
     has_bias: bool = True
     weight_bits: int = 8
+    bias_dtype: np.dtype[Any] = INT32
 
     def __post_init__(self) -> None:
         self.require_positive(in_h=self.in_h, in_w=self.in_w, in_c=self.in_c, multiplier=self.multiplier)
         check_convolution_quants(self, self.x_quant, self.w_quant, self.out_quant, self.out_c, axis=3)
+        if self.x_quant.dtype == INT16:
+            self.require_dtype("bias", self.bias_dtype, INT64)
         out_h, out_w, _ = self.output_shape
         self.require(
             out_h >= 1 and out_w >= 1,
@@ -99,6 +104,7 @@ def one_channel_as_conv2d(spec: DepthwiseConv2dSpec) -> Conv2dSpec:
         w_quant=w_quant,
         out_quant=spec.out_quant,
         activation=spec.activation,
+        bias_dtype=spec.bias_dtype,
     )
 
 
@@ -107,14 +113,14 @@ def reference(
     rule: Rule,
     x: npt.NDArray[Any],
     weights: npt.NDArray[Any],
-    bias: npt.NDArray[np.int32] | None = None,
+    bias: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
     """Exact output, the plain way: int64 sums tap by tap.
 
     Args:
         x: (..., H, W, C) codes.
         weights: 1HWO codes.
-        bias: (O,) int32, or None.
+        bias: (O,) of bias_dtype, or None.
 
     Returns:
         (N, OH, OW, O) codes.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gpuq import quant
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops.spec import INT8, UINT8, Shape, Spec
+from gpuq.ops.spec import INT8, INT16, UINT8, Shape, Spec
 from gpuq.quant import Quant
 
 
@@ -26,7 +26,7 @@ class DequantizeSpec(Spec):
 
     Args:
         shape: shape of one run.
-        x_quant: int8 or uint8, per tensor. The output is float32.
+        x_quant: int8, uint8 or int16, per tensor. The output is float32.
     """
 
     op: ClassVar[str] = "DEQUANTIZE"
@@ -35,8 +35,9 @@ class DequantizeSpec(Spec):
     x_quant: Quant
 
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.x_quant.dtype, INT8, UINT8)
+        self.require_dtype("input", self.x_quant.dtype, INT8, UINT8, INT16)
         self.require_per_tensor(x_quant=self.x_quant)
+        self.require_symmetric_int16(x_quant=self.x_quant)
 
     @property
     def activation_dtype(self) -> np.dtype[Any]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.numerics import Rule
 from gpuq.ops.conv2d import check_convolution_quants, check_weights, finish
-from gpuq.ops.spec import Shape, Spec, run_shape
+from gpuq.ops.spec import INT32, Shape, Spec, run_shape
 from gpuq.quant import Quant
 
 
@@ -26,10 +26,12 @@ class FullyConnectedSpec(Spec):
     Args:
         in_c: elements of one input row, I.
         out_c: elements of one output row, O.
-        x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
+        x_quant, out_quant: per tensor, int8, uint8 or int16 (zero point 0), the same dtype.
         w_quant: int8 or uint8 per tensor (its zero point counts), or int8 with one scale per output, axis 0.
         activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
         weight_bits: 4 where the file packs two weights into a byte; they are codes of w_quant all the same.
+        has_bias: without one LiteRT's optimized kernels take another rule for int16.
+        bias_dtype: of the bias, and of the sums, which wrap; int32, or int64 for int16 activations.
     """
 
     op: ClassVar[str] = "FULLY_CONNECTED"
@@ -42,6 +44,8 @@ class FullyConnectedSpec(Spec):
     out_quant: Quant
     activation: str | None = None
     weight_bits: int = 8
+    has_bias: bool = True
+    bias_dtype: np.dtype[Any] = INT32
 
     def __post_init__(self) -> None:
         self.require_positive(in_c=self.in_c, out_c=self.out_c)
@@ -71,14 +75,14 @@ def reference(
     rule: Rule,
     x: npt.NDArray[Any],
     weights: npt.NDArray[Any],
-    bias: npt.NDArray[np.int32] | None = None,
+    bias: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
     """Exact output, the plain way: one int64 matrix product.
 
     Args:
         x: codes, any shape whose elements are rows of I.
         weights: (O, I) codes.
-        bias: (O,) int32, or None.
+        bias: (O,) of bias_dtype, or None.
 
     Returns:
         (rows, O) codes.

@@ -1,7 +1,7 @@
 """LOGISTIC: y = 1 / (1 + exp(-x)), as a table over the 256 codes of the input.
 
 LiteRT computes the table in float32 with expf; XNNPACK in float64, ties to even; TFLite Micro computes each code in
-fixed point (Q4.27).
+fixed point (Q4.27). int16 is interpolated between 256 values of the sigmoid, 1/24 apart.
 Sources: LiteRT tflite/kernels/internal/common.h (LUTPopulateInt8), activations.cc; tflite-micro 90b983c2,
 tensorflow/lite/micro/kernels/logistic_common.cc, tensorflow/lite/kernels/internal/reference/integer_ops/logistic.h;
 XNNPACK src/reference/unary-elementwise.cc (SigmoidOp).
@@ -19,7 +19,8 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import fixed_point
-from gpuq.ops.spec import clamp_to
+from gpuq.ops.interpolation import SIGMOIDS
+from gpuq.ops.spec import INT8, INT16, UINT8, clamp_to
 from gpuq.ops.unary import UnarySpec, float_table, input_codes, look_up, real_inputs, rounded_once
 
 FIXED_INTEGER_BITS = 4
@@ -31,14 +32,21 @@ class LogisticSpec(UnarySpec):
 
     Args:
         shape: shape of one run.
-        x_quant: per tensor, int8 or uint8.
-        out_quant: scale 1/256 exactly, the same dtype, zero point the dtype's minimum.
+        x_quant: per tensor, int8, uint8 or int16.
+        out_quant: scale 1/256 exactly, the same dtype, zero point the dtype's minimum; int16: 1/32768 and 0.
     """
 
     op: ClassVar[str] = "LOGISTIC"
+    dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, UINT8, INT16)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.x_quant.dtype == INT16:
+            self.require(
+                self.out_quant.scale == 1 / 32768, f"int16 output must have scale 1/32768, got {self.out_quant.scale}"
+            )
+            int16_multiplier(self)
+            return
         self.require(
             self.out_quant.scale == 1 / 256 and self.out_quant.zero_point == self.out_quant.qmin,
             f"output must have scale 1/256 and zero point {self.out_quant.qmin}, got {self.out_quant.scale} "
@@ -81,6 +89,30 @@ def _table_fixed_point(spec: LogisticSpec, *, rounds_once: bool) -> npt.NDArray[
     return clamp_to(np.where(inside, codes, saturated), spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)
 
 
+def int16_multiplier(spec: LogisticSpec) -> tuple[int, int]:
+    """(multiplier, right shift) that bring codes of int16 to 1/12288, the 512th of a step of the table."""
+    scale = spec.x_quant.scalar_scale()
+    if abs(math.log2(scale) + 12) < 1e-3:
+        return 3, 0
+    multiplier, shift = scale * 4096.0 * 3.0, 0
+    while multiplier <= 32767.0 / 2.0 and shift <= 30:
+        shift, multiplier = shift + 1, multiplier * 2
+    spec.require(multiplier < 65536, f"input scale {scale} of int16 must be below 16/3, beyond which int32 overflows")
+    return int(multiplier), shift
+
+
+def _interpolated(spec: LogisticSpec, codes: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    multiplier, shift = int16_multiplier(spec)
+    position = numerics.wrap_int32(codes * multiplier + ((1 << shift) >> 1)) >> shift
+    distance = np.abs(position)
+    index = np.minimum(distance >> 9, 254)
+    between = (SIGMOIDS[index] << 9) + (distance & 511) * (SIGMOIDS[index + 1] - SIGMOIDS[index])
+    result = np.where(distance >> 9 >= 255, 0x7FFF << 10, between)
+    return np.where(position >= 0, result + (1 << 9), (1 << 25) - result + (1 << 9) - 1) >> 10
+
+
 def reference(spec: LogisticSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Exact sigmoids of codes of any shape."""
+    if rule.rounding is Rounding.INTERPOLATED:
+        return np.asarray(_interpolated(spec, x.astype(np.int64)), spec.out_quant.dtype)
     return look_up(spec, table(spec, rule), x)

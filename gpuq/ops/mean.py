@@ -23,7 +23,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.reduce import ReduceCodesSpec
-from gpuq.ops.spec import clamp_to, run_shape
+from gpuq.ops.spec import INT8, INT16, UINT8, clamp_to, run_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class MeanSpec(ReduceCodesSpec):
     """The mean over some dimensions. See ReduceSpec and ReduceCodesSpec for the fields."""
 
     op: ClassVar[str] = "MEAN"
+    dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, UINT8, INT16)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gpuq.numerics import Rule
 from gpuq.ops.movement import MovementSpec
-from gpuq.ops.spec import INT8, UINT8, Shape, Spec, run_shape
+from gpuq.ops.spec import INT8, INT16, UINT8, Shape, Spec, run_shape
 from gpuq.quant import Quant
 
 
@@ -24,7 +24,7 @@ class PadSpec(Spec):
     Args:
         x_shape: shape of one run.
         pads: (before, after) of each dimension of x_shape.
-        out_quant: int8 or uint8, per tensor; its zero point is the value of the frame. Codes are copied.
+        out_quant: int8, uint8 or int16, per tensor; its zero point is the value of the frame. Codes are copied.
     """
 
     op: ClassVar[str] = "PAD"
@@ -34,7 +34,7 @@ class PadSpec(Spec):
     out_quant: Quant
 
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.out_quant.dtype, INT8, UINT8)
+        self.require_dtype("input", self.out_quant.dtype, INT8, UINT8, INT16)
         self.require(not self.out_quant.is_per_channel, "the output must be quantized per tensor")
         self.require(
             len(self.pads) == len(self.x_shape), f"{len(self.pads)} pairs of pads for {len(self.x_shape)} dimensions"

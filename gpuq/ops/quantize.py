@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from gpuq import numerics, quant
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops.spec import FLOAT32, INT8, UINT8, Shape, Spec, clamp_to
+from gpuq.ops.spec import FLOAT32, INT8, INT16, UINT8, Shape, Spec, clamp_to
 from gpuq.quant import Quant, round_half_away
 
 
@@ -33,8 +33,8 @@ class QuantizeSpec(Spec):
 
     Args:
         shape: shape of one run.
-        x_quant: int8 or uint8 per tensor, or None for float32 input.
-        out_quant: int8 or uint8 per tensor.
+        x_quant: int8, uint8 or int16 per tensor, or None for float32 input.
+        out_quant: int8, uint8 or int16 per tensor.
     """
 
     op: ClassVar[str] = "QUANTIZE"
@@ -44,11 +44,13 @@ class QuantizeSpec(Spec):
     out_quant: Quant
 
     def __post_init__(self) -> None:
-        self.require_dtype("output", self.out_quant.dtype, INT8, UINT8)
+        self.require_dtype("output", self.out_quant.dtype, INT8, UINT8, INT16)
         self.require_per_tensor(out_quant=self.out_quant)
         if self.x_quant is not None:
-            self.require_dtype("input", self.x_quant.dtype, INT8, UINT8)
+            self.require_dtype("input", self.x_quant.dtype, INT8, UINT8, INT16)
             self.require_per_tensor(x_quant=self.x_quant)
+            if self.x_quant.dtype == self.out_quant.dtype:
+                self.require_symmetric_int16(x_quant=self.x_quant, out_quant=self.out_quant)
 
     @property
     def activation_dtype(self) -> np.dtype[Any]:

@@ -65,16 +65,22 @@ class ReduceCodesSpec(ReduceSpec):
     """A reduction that rescales.
 
     Args:
-        x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
+        x_quant, out_quant: per tensor, the same dtype out of `dtypes`; int16 has zero point 0.
+
+    Attributes:
+        dtypes: what its runtimes have it for.
     """
+
+    dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, UINT8)
 
     x_quant: Quant
     out_quant: Quant
 
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.x_quant.dtype, INT8, UINT8)
+        self.require_dtype("input", self.x_quant.dtype, *self.dtypes)
         self.require_dtype("output", self.out_quant.dtype, self.x_quant.dtype)
         self.require_per_tensor(x_quant=self.x_quant, out_quant=self.out_quant)
+        self.require_symmetric_int16(x_quant=self.x_quant, out_quant=self.out_quant)
         super().__post_init__()
 
     @property

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops.spec import clamp_to
+from gpuq.ops.spec import INT8, INT16, UINT8, clamp_to
 from gpuq.ops.unary import UnarySpec
 
 
@@ -25,6 +25,7 @@ class ReluSpec(UnarySpec):
     """max(x, 0), rescaled to the output's quantization. See UnarySpec for the fields."""
 
     op: ClassVar[str] = "RELU"
+    dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, UINT8, INT16)
     activation: ClassVar[str] = "relu"
 
 
@@ -41,6 +42,7 @@ class ReluN1To1Spec(ReluSpec):
     """min(max(x, -1), 1), rescaled to the output's quantization. See UnarySpec for the fields."""
 
     op: ClassVar[str] = "RELU_N1_TO_1"
+    dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, UINT8)
     activation: ClassVar[str] = "relu_n1_to_1"
 
 
@@ -49,6 +51,7 @@ class Relu0To1Spec(ReluSpec):
     """min(max(x, 0), 1), rescaled to the output's quantization. See UnarySpec for the fields."""
 
     op: ClassVar[str] = "RELU_0_TO_1"
+    dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, UINT8)
     activation: ClassVar[str] = "relu_0_to_1"
 
 

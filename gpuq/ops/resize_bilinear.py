@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops.spec import INT8, UINT8, Shape, Spec, run_shape
+from gpuq.ops.spec import INT8, INT16, UINT8, Shape, Spec, run_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class ResizeSpec(Spec):
         in_h, in_w, in_c: input image and channels.
         out_h, out_w: output image.
         align_corners, half_pixel_centers: how output pixels lie on the input; at most one is set.
-        dtype: int8 or uint8.
+        dtype: int8, uint8 or int16.
     """
 
     in_h: int
@@ -45,7 +45,7 @@ class ResizeSpec(Spec):
 
     def __post_init__(self) -> None:
         self.require_positive(in_h=self.in_h, in_w=self.in_w, in_c=self.in_c, out_h=self.out_h, out_w=self.out_w)
-        self.require_dtype("input", self.dtype, INT8, UINT8)
+        self.require_dtype("input", self.dtype, INT8, UINT8, INT16)
 
     @property
     def activation_dtype(self) -> np.dtype[Any]:
@@ -122,7 +122,7 @@ def reference(spec: ResizeBilinearSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.
     images = run_shape(x, (spec.in_h, spec.in_w, spec.in_c))
     if rule.rounding is Rounding.Q11:
         return _q11_blend(spec, images)
-    if spec.dtype == INT8:
+    if spec.dtype != UINT8:
         return _integer_blend(spec, images, ties_up=rule.rounding is Rounding.EXACT_UP)
     return _float_blend(spec, images, by_pixel=rule.rounding is Rounding.AFFINE_F32_PIXEL)
 

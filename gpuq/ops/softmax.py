@@ -4,6 +4,9 @@ LiteRT's optimized kernels (on x86) compute in float32, exp by a table over the 
 
     y = clamp(zp_y + round(T[d] * (1 / (sum T * s_y)))), T[d] = expf(-s_x * beta * d)
 
+int16 looks exp(x), x from -10 to 0, and 1 / (1 + x) up in tables of 513 entries with interpolation (interpolated);
+TFLite Micro computes the tables in float32, LiteRT in float64.
+
 Sources: LiteRT tflite/kernels/activations.cc (SoftmaxPrepare), internal/reference/softmax.h,
 internal/quantization_util.cc (PreprocessSoftmaxScaling, CalculateInputRadius), internal/optimized/optimized_ops.h
 (Softmax, PopulateSoftmaxLookupTable).
@@ -21,12 +24,14 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import fixed_point
-from gpuq.ops.spec import INT8, UINT8, Shape, Spec, clamp_to, run_shape
+from gpuq.ops.interpolation import interpolated, interpolation_table
+from gpuq.ops.spec import INT8, INT16, UINT8, Shape, Spec, clamp_to, run_shape
 from gpuq.quant import Quant, round_half_away
 
 DIFF_INTEGER_BITS = 5
 SUM_INTEGER_BITS = 12
 OUTPUT_SCALE = 1 / 256
+OUTPUT_SCALE_INT16 = 1 / 32768
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +40,8 @@ class SoftmaxSpec(Spec):
 
     Args:
         depth: elements of a row (the last dimension).
-        x_quant: per tensor, int8 or uint8.
-        out_quant: scale 1/256 (within 0.1 %), the same dtype, zero point the dtype's minimum.
+        x_quant: per tensor, int8, uint8 or int16.
+        out_quant: scale 1/256 (within 0.1 %), the same dtype, zero point the dtype's minimum; int16: 1/32768 and 0.
         beta: factor on the input.
     """
 
@@ -49,9 +54,10 @@ class SoftmaxSpec(Spec):
 
     def __post_init__(self) -> None:
         self.require_positive(depth=self.depth)
-        self.require_dtype("input", self.x_quant.dtype, INT8, UINT8)
+        self.require_dtype("input", self.x_quant.dtype, INT8, UINT8, INT16)
         self.require_dtype("output", self.out_quant.dtype, self.x_quant.dtype)
         self.require_per_tensor(x_quant=self.x_quant, out_quant=self.out_quant)
+        self.require_symmetric_int16(x_quant=self.x_quant, out_quant=self.out_quant)
         # uint8's output parameters are not checked by the runtimes, and not used.
         if self.out_quant.dtype == INT8:
             self.require(
@@ -60,9 +66,15 @@ class SoftmaxSpec(Spec):
                 f"output must have scale 1/256 and zero point -128, got {self.out_quant.scale} "
                 f"and {self.out_quant.zero_point}",
             )
+        if self.out_quant.dtype == INT16:
+            self.require(
+                abs(self.out_quant.scalar_scale() - OUTPUT_SCALE_INT16) <= 0.001 * OUTPUT_SCALE_INT16,
+                f"int16 output must have scale 1/32768, got {self.out_quant.scale}",
+            )
         self.require(math.isfinite(self.beta) and self.beta > 0, f"beta {self.beta} must be positive and finite")
         self.require(
-            self.beta * self.x_quant.scalar_scale() * 2.0 ** (31 - DIFF_INTEGER_BITS) > 1,
+            self.x_quant.dtype == INT16
+            or self.beta * self.x_quant.scalar_scale() * 2.0 ** (31 - DIFF_INTEGER_BITS) > 1,
             f"beta * input scale = {self.beta * self.x_quant.scalar_scale()} must be above 2^-26",
         )
 
@@ -92,6 +104,8 @@ def reference(spec: SoftmaxSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray
     rows = run_shape(x, (spec.depth,)).astype(np.int64)
     if rule.rounding is Rounding.TABLE_F32:
         return _by_table(spec, rows)
+    if rule.rounding in (Rounding.INTERPOLATED, Rounding.INTERPOLATED_F32):
+        return _interpolated(spec, rule, rows)
     multiplier, left_shift, diff_min = input_scaling(spec, rounds_once=rule.rounding is Rounding.FIXED_POINT_SINGLE)
     diff = rows - rows.max(axis=1, keepdims=True)
     counts = diff >= diff_min
@@ -130,3 +144,29 @@ def _by_table(spec: SoftmaxSpec, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any
     else:
         codes = round_half_away(scaled) + spec.out_quant.scalar_zero_point()
     return clamp_to(codes, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)
+
+
+EXP_RANGE = 10.0
+"""exp(-10) counts as the smallest probability of int16."""
+
+
+def _interpolated(spec: SoftmaxSpec, rule: Rule, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    single = rule.rounding is Rounding.INTERPOLATED_F32
+    kind = np.dtype(np.float32 if single else np.float64)
+    unit = kind.type(2.0) / kind.type(65535)
+    exps = interpolation_table(np.exp, kind.type(EXP_RANGE) / kind.type(65535), 32767, unit)
+    inverses = interpolation_table(lambda x: 1 / (1 + x), kind.type(1.0) / kind.type(65535), -32768, unit)
+    scale, beta = spec.x_quant.scalar_scale(), float(np.float32(spec.beta))
+    # LiteRT multiplies scale and beta in float32, TFLite Micro in float64.
+    product = scale * beta if single else float(np.float32(scale) * np.float32(beta))
+    factor = np.array(product / (EXP_RANGE / 65535.0))
+    diff = rows - rows.max(axis=1, keepdims=True)
+    positions = numerics.requantize(diff, Rounding.V1, factor) + 32767
+    probabilities = interpolated(np.clip(positions, -32768, 32767), exps)
+    total = numerics.wrap_int32(probabilities.sum(axis=1, keepdims=True))
+    # frexp gives floor(log2 total) + 1 exactly: int32 values are exact in float64.
+    bits = np.frexp(total.astype(np.float64))[1].astype(np.int64)
+    recentred = (((total << (31 - bits)) + (1 << 13)) >> 14) - ((1 << 15) + (1 << 16))
+    inverse = interpolated(np.clip(recentred, -32768, 32767), inverses)
+    right = bits - 1
+    return clamp_to((probabilities * inverse + (np.int64(1) << (right - 1))) >> right, 0, 32767, spec.out_quant.dtype)

@@ -15,6 +15,7 @@ from gpuq.quant import Quant
 Shape = tuple[int, ...]
 INT8 = np.dtype(np.int8)
 UINT8 = np.dtype(np.uint8)
+INT16 = np.dtype(np.int16)
 FLOAT32 = np.dtype(np.float32)
 INT32 = np.dtype(np.int32)
 INT64 = np.dtype(np.int64)
@@ -70,6 +71,12 @@ class Spec:
         for name, quant in quants.items():
             self.require(not quant.is_per_channel, f"{name} must be per tensor, it has {quant.scales.size} scales")
             self.require(quant.scales[0] > 0, f"{name} scale must be positive, it is 0")
+
+    def require_symmetric_int16(self, **quants: Quant) -> None:
+        """Raises unless int16 activations have zero point 0, as all runtimes demand."""
+        for name, quant in quants.items():
+            if quant.dtype == INT16:
+                self.require(quant.zero_point == 0, f"{name} of int16 must have zero point 0, got {quant.zero_point}")
 
     def require_positive(self, **values: int) -> None:
         """Raises unless each value is at least 1."""

@@ -1,7 +1,7 @@
-"""Operators on 8-bit codes as tables: every possible result is computed once, by reference().
+"""Operators on codes as tables: every possible result is computed once, by reference().
 
-One input has 256 codes, two have 65,536 pairs; looking up is exact by construction, for every rule. Where a rule of
-blocks has two answers, each has its table.
+One input has 256 codes (65,536 of int16), two have 65,536 pairs; looking up is exact by construction, for every
+rule. Where a rule of blocks has two answers, each has its table.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from gpuq.ops.spec import Spec
 
 
 def all_codes(dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """All 256 codes in the order of their unsigned bytes."""
-    return np.arange(256, dtype=np.uint8).view(dtype)
+    """All 256 or 65,536 codes in the order of their unsigned values."""
+    bits = 8 * dtype.itemsize
+    return np.arange(1 << bits, dtype=f"uint{bits}").view(dtype)
 
 
 def unary_table(spec: Spec, rule: Rule) -> npt.NDArray[Any]:
-    """(256,) the result for each code, by the code's byte."""
+    """(256,) or (65536,) the result for each code, by the code's unsigned value."""
     # The reference takes arrays of any shape; 256 elements are 256 runs of a scalar.
     return np.ascontiguousarray(reference(spec, rule, all_codes(spec.activation_dtype)))
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.numerics import Rule
 from gpuq.ops.conv2d import check_convolution_quants, check_weights, finish
-from gpuq.ops.spec import Shape, Spec, run_shape
+from gpuq.ops.spec import INT8, INT32, UINT8, Shape, Spec, run_shape
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
 
@@ -39,6 +39,7 @@ class TransposeConvSpec(Spec):
 
     op: ClassVar[str] = "TRANSPOSE_CONV"
     has_weights: ClassVar[bool] = True
+    bias_dtype: ClassVar[np.dtype[Any]] = INT32
 
     in_h: int
     in_w: int
@@ -57,6 +58,7 @@ class TransposeConvSpec(Spec):
             in_h=self.in_h, in_w=self.in_w, in_c=self.in_c, out_h=self.out_h, out_w=self.out_w, out_c=self.out_c
         )
         self.require(self.window.dilation_h == self.window.dilation_w == 1, "dilation is not defined")
+        self.require_dtype("input", self.x_quant.dtype, INT8, UINT8)
         check_convolution_quants(self, self.x_quant, self.w_quant, self.out_quant, self.out_c, axis=0)
         numerics.activation_range(self.activation, self.out_quant)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,21 +16,27 @@ from gpuq.quant import Quant, round_half_away
 
 @dataclass(frozen=True, kw_only=True)
 class UnarySpec(Spec):
-    """A function of one 8-bit code.
+    """A function of one code.
 
     Args:
         shape: shape of one run.
-        x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
+        x_quant, out_quant: per tensor, the same dtype out of `dtypes`; int16 has zero point 0.
+
+    Attributes:
+        dtypes: what its runtimes have it for.
     """
+
+    dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, UINT8)
 
     shape: Shape
     x_quant: Quant
     out_quant: Quant
 
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.x_quant.dtype, INT8, UINT8)
+        self.require_dtype("input", self.x_quant.dtype, *self.dtypes)
         self.require_dtype("output", self.out_quant.dtype, self.x_quant.dtype)
         self.require_per_tensor(x_quant=self.x_quant, out_quant=self.out_quant)
+        self.require_symmetric_int16(x_quant=self.x_quant, out_quant=self.out_quant)
 
     @property
     def activation_dtype(self) -> np.dtype[Any]:
@@ -42,7 +48,7 @@ class UnarySpec(Spec):
 
 
 def input_codes(spec: UnarySpec) -> npt.NDArray[np.int64]:
-    """q - zp_x for all 256 codes, from the dtype's minimum to its maximum."""
+    """q - zp_x for all codes, from the dtype's minimum to its maximum."""
     codes = np.arange(spec.x_quant.qmin, spec.x_quant.qmax + 1, dtype=np.int64)
     return codes - spec.x_quant.scalar_zero_point()
 

@@ -246,6 +246,34 @@ _ALWAYS_VERSION_1 = {
 }
 
 
+_INT16_VERSIONS = {
+    "ADD": 4,
+    "AVERAGE_POOL_2D": 3,
+    "CONCATENATION": 3,
+    "CONV_2D": 4,
+    "DEPTHWISE_CONV_2D": 5,
+    "DEQUANTIZE": 3,
+    "FULLY_CONNECTED": 7,
+    "LOGISTIC": 3,
+    "MAX_POOL_2D": 3,
+    "MEAN": 3,
+    "MUL": 4,
+    "PAD": 3,
+    "QUANTIZE": 2,
+    "RELU": 3,
+    "RELU6": 3,
+    "RESIZE_BILINEAR": 4,
+    "RESIZE_NEAREST_NEIGHBOR": 4,
+    "SOFTMAX": 3,
+    "SUB": 5,
+}
+
+
+def _present(definition: TensorDef | None) -> TensorDef:
+    assert definition is not None
+    return definition
+
+
 def converter_version(
     op_name: str, inputs: Sequence[TensorDef | None], outputs: Sequence[TensorDef], options: Any
 ) -> int:
@@ -256,6 +284,10 @@ def converter_version(
     first = inputs[0]
     assert first is not None
     int8 = np.dtype(first.dtype) == np.int8
+    if np.dtype(first.dtype) == np.int16 and op_name in _INT16_VERSIONS:
+        if op_name == "FULLY_CONNECTED" and np.size(np.asarray(_present(inputs[1]).scale)) > 1:
+            return 12
+        return _INT16_VERSIONS[op_name]
     if op_name in _INT8_IS_VERSION_2:
         return 2 if int8 else 1
     if op_name == "CONV_2D":

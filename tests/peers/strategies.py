@@ -35,6 +35,7 @@ from .one_operator import ACTIVATIONS, PADDINGS, TensorDef, build, constant
 
 BOTH = ("int8", "uint8")
 INT8_ONLY = ("int8",)
+INT16_ONLY = ("int16",)
 
 MAX_MACS = 400_000
 """Multiplications in one run: a reference kernel does them in a few milliseconds."""
@@ -103,7 +104,9 @@ class Source:
         return np.float32(2.0 ** self.rng.uniform(low, high))
 
     def zero_point(self, name: str, dtype: str) -> int:
-        """A zero point of the dtype; often an extreme one or the middle."""
+        """A zero point of the dtype; often an extreme one or the middle. int16 has none."""
+        if dtype == "int16":
+            return 0
         info = np.iinfo(dtype)
         middle = (int(info.min) + int(info.max) + 1) // 2
         any_code = int(self.rng.integers(info.min, info.max + 1))
@@ -196,7 +199,9 @@ def rescaling(
 
 
 def centred_zero_point(source: Source, real: np.ndarray, scale: np.float32, dtype: str) -> int:
-    """An output zero point that brings the mean result near the middle of the dtype, or any."""
+    """An output zero point that brings the mean result near the middle of the dtype, or any; 0 for int16."""
+    if dtype == "int16":
+        return 0
     if source.rng.random() < 0.3:
         return source.zero_point("out_zero_point", dtype)
     info = np.iinfo(dtype)
@@ -232,6 +237,7 @@ def layer(
     bias_mode: str,
     largest: float = 2.0**29,
     float_requantized: bool = False,
+    int64_sums: bool = False,
 ) -> Layer:
     """Scales and a bias for a layer, and its codes, made coarse where ties are wanted.
 
@@ -239,7 +245,9 @@ def layer(
     bias_mode          "none", "zero", "centred", "noise" or "extreme"
     largest            the real multiplier in * w / out stays below this
     float_requantized  the accumulator is multiplied as a float: the product must fit an int32
+    int64_sums         the bias is int64, and the multiplier has 16 bits: results must fit an int32
     """
+    int16 = x.dtype == np.int16
     mode = source.pick("multiplier", ["typical", "typical", "dyadic", "dyadic", "dyadic", "left", "tiny", "any"])
 
     def deviations() -> np.ndarray:
@@ -258,7 +266,7 @@ def layer(
     if bias_mode == "extreme":
         # The accumulator is near +-2^31: only a multiplier near 2^-25 does not saturate.
         deviation = np.full(channels, 2.0**30)
-    about = np.log2(source.rng.uniform(15, 60) / deviation)
+    about = np.log2(source.rng.uniform(15, 60) * (256 if int16 else 1) / deviation)
     if ties == "first":
         about = np.minimum(about, -1.0)
     if not per_channel:
@@ -287,13 +295,13 @@ def layer(
     bias = None
     if values is not None:
         values = np.rint(values / unit) * unit
-        bias = np.clip(values, -(2**31), 2**31 - 1).astype(np.int64).astype(np.int32)
+        bias = np.clip(values, -(2**31), 2**31 - 1).astype(np.int64).astype(np.int64 if int64_sums else np.int32)
 
-    if float_requantized:
-        reach = 255.0 * 255.0 * rows.shape[1]
+    if float_requantized or int64_sums:
+        reach = (32768.0 * 128.0 if int16 else 255.0 * 255.0) * rows.shape[1]
         if bias is not None:
             reach += float(np.abs(bias.astype(np.float64)).max())
-        largest = min(largest, 2.0**30 / min(reach, 2.0**31))
+        largest = min(largest, 2.0**30 / (reach if int64_sums else min(reach, 2.0**31)))
 
     if mode == "dyadic":
         x_scale, w_one = source.log2(-10, 2), source.log2(-10, 0)
@@ -324,6 +332,12 @@ def layer(
     source.note("w_scale", w_scale)
     source.note("out_scale", out_scale)
     return Layer(x, w, bias, x_scale, w_scale, out_scale)
+
+
+def bias_type(dtype: str, bias: np.ndarray | None) -> int:
+    """The option that tells int32 biases of int16 layers; left out elsewhere."""
+    int32 = dtype == "int16" and bias is not None and bias.dtype == np.int32
+    return int(schema.TensorType.INT32 if int32 else schema.TensorType.FLOAT32)
 
 
 def windows(source: Source, dilate: bool = True) -> dict[str, Any]:
@@ -362,19 +376,21 @@ def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False, i
     taps = window["kh"] * window["kw"] * group_in
     afford = MAX_MACS // (window["out_h"] * window["out_w"] * taps * groups)
     out = groups * source.integer("out_per_group", 1, max(1, min(40 // groups, afford)))
-    per_channel = dtype == "int8" and source.flag("per_channel")
+    per_channel = dtype != "uint8" and source.flag("per_channel")
     activation = source.pick("activation", list(ACTIVATIONS))
     bias_mode = source.pick("bias", ["centred", "centred", "zero", "noise", "extreme"])
     in_zp = source.zero_point("in_zero_point", dtype)
     out_zp = source.zero_point("out_zero_point", dtype)
     w_zp = source.zero_point("w_zero_point", dtype) if dtype == "uint8" else 0
+    w_dtype = "int8" if dtype == "int16" else dtype
 
     x = source.activations((source.first, window["h"], window["w"], group_in * groups), dtype, in_zp)
-    w = source.codes((out, window["kh"], window["kw"], group_in), dtype, w_zp)
+    w = source.codes((out, window["kh"], window["kw"], group_in), w_dtype, w_zp)
     w = w >> 4 if int4 else w
+    int64_sums = dtype == "int16" and source.flag("int64_bias")
     # The uint8 kernel checks the bias scale against the product of scales to 0.02 output steps.
     limit = XNNPACK_LARGEST if xnnpack else 2.0**18 if dtype == "uint8" else 2.0**29
-    drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel and out > 1, bias_mode, limit, xnnpack)
+    drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel and out > 1, bias_mode, limit, xnnpack, int64_sums)
     options = schema.Conv2DOptionsT(
         padding=PADDINGS[window["padding"]],
         strideH=window["stride_h"],
@@ -382,13 +398,14 @@ def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False, i
         dilationHFactor=window["dilation_h"],
         dilationWFactor=window["dilation_w"],
         fusedActivationFunction=ACTIVATIONS[activation],
+        quantizedBiasType=bias_type(dtype, drawn.bias),
     )
     inputs: list[TensorDef | None] = [
         TensorDef((source.first, *x.shape[1:]), dtype, drawn.x_scale, in_zp),
-        TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w, int4=int4),
+        TensorDef(w.shape, w_dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w, int4=int4),
     ]
     if drawn.bias is not None:
-        inputs.append(TensorDef((out,), np.int32, drawn.bias_scale, 0, data=drawn.bias))
+        inputs.append(TensorDef((out,), drawn.bias.dtype, drawn.bias_scale, 0, data=drawn.bias))
     return source.case(
         inputs,
         TensorDef((source.first, window["out_h"], window["out_w"], out), dtype, drawn.out_scale, out_zp),
@@ -408,18 +425,19 @@ def depthwise_conv_2d(
     channels = source.integer("channels", 1, 40)
     depth_multiplier = source.integer("depth_multiplier", 1, 4)
     out = channels * depth_multiplier
-    per_channel = dtype == "int8" and source.flag("per_channel")
+    per_channel = dtype != "uint8" and source.flag("per_channel")
     activation = source.pick("activation", list(ACTIVATIONS))
     bias_mode = source.pick("bias", ["centred", "centred", "zero", "noise", "extreme"] + ["none"] * (not biased))
     in_zp = source.zero_point("in_zero_point", dtype)
     out_zp = source.zero_point("out_zero_point", dtype)
     w_zp = source.zero_point("w_zero_point", dtype) if dtype == "uint8" else 0
+    w_dtype = "int8" if dtype == "int16" else dtype
 
     x = source.activations((source.first, window["h"], window["w"], channels), dtype, in_zp)
-    w = source.codes((1, window["kh"], window["kw"], out), dtype, w_zp)
+    w = source.codes((1, window["kh"], window["kw"], out), w_dtype, w_zp)
     w = w >> 4 if int4 else w
     limit = XNNPACK_LARGEST if xnnpack else 2.0**18 if dtype == "uint8" else 2.0**29
-    drawn = layer(source, x, in_zp, w, w_zp, 3, per_channel and out > 1, bias_mode, limit, xnnpack)
+    drawn = layer(source, x, in_zp, w, w_zp, 3, per_channel and out > 1, bias_mode, limit, xnnpack, dtype == "int16")
     options = schema.DepthwiseConv2DOptionsT(
         padding=PADDINGS[window["padding"]],
         strideH=window["stride_h"],
@@ -431,10 +449,10 @@ def depthwise_conv_2d(
     )
     inputs: list[TensorDef | None] = [
         TensorDef((source.first, *x.shape[1:]), dtype, drawn.x_scale, in_zp),
-        TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=3 * per_channel, data=drawn.w, int4=int4),
+        TensorDef(w.shape, w_dtype, drawn.w_scale, w_zp, axis=3 * per_channel, data=drawn.w, int4=int4),
     ]
     if drawn.bias is not None:
-        inputs.append(TensorDef((out,), np.int32, drawn.bias_scale, 0, data=drawn.bias))
+        inputs.append(TensorDef((out,), drawn.bias.dtype, drawn.bias_scale, 0, data=drawn.bias))
     return source.case(
         inputs,
         TensorDef((source.first, window["out_h"], window["out_w"], out), dtype, drawn.out_scale, out_zp),
@@ -482,28 +500,35 @@ def fully_connected(
             ],
         )
         out_shape = (math.prod(sample) // depth, units)
-    per_channel = axes and dtype == "int8" and source.flag("per_channel") and units > 1
+    per_channel = axes and dtype != "uint8" and source.flag("per_channel") and units > 1
     activation = source.pick("activation", list(ACTIVATIONS))
     bias_mode = source.pick("bias", ["centred", "centred", "none", "zero", "noise", "extreme"])
     in_zp = source.zero_point("in_zero_point", dtype)
     out_zp = source.zero_point("out_zero_point", dtype)
     w_zp = 0
     if dtype == "uint8" or (legacy and not per_channel and source.rng.random() < 0.15):
-        w_zp = source.zero_point("w_zero_point", dtype)
+        w_zp = source.zero_point("w_zero_point", "int8" if dtype == "int16" else dtype)
 
     x = source.activations(sample, dtype, in_zp)
-    w = source.codes((units, depth), dtype, w_zp)
+    w_dtype = "int8" if dtype == "int16" else dtype
+    w = source.codes((units, depth), w_dtype, w_zp)
     w = w >> 4 if int4 else w
-    drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel, bias_mode, XNNPACK_LARGEST if xnnpack else 2.0**18, True)
+    int64_sums = dtype == "int16" and (bias_mode == "none" or source.flag("int64_bias"))
+    limit = XNNPACK_LARGEST if xnnpack else 2.0**18
+    drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel, bias_mode, limit, True, int64_sums)
     inputs: list[TensorDef | None] = [
         TensorDef(sample, dtype, drawn.x_scale, in_zp),
-        TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w, int4=int4),
+        TensorDef(w.shape, w_dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w, int4=int4),
     ]
     if drawn.bias is not None:
-        inputs.append(TensorDef((units,), np.int32, drawn.bias_scale, 0, data=drawn.bias))
+        inputs.append(TensorDef((units,), drawn.bias.dtype, drawn.bias_scale, 0, data=drawn.bias))
     elif source.flag("absent_bias_is_-1"):
         inputs.append(None)
-    options = schema.FullyConnectedOptionsT(fusedActivationFunction=ACTIVATIONS[activation], keepNumDims=keep_num_dims)
+    options = schema.FullyConnectedOptionsT(
+        fusedActivationFunction=ACTIVATIONS[activation],
+        keepNumDims=keep_num_dims,
+        quantizedBiasType=bias_type(dtype, drawn.bias),
+    )
     return source.case(inputs, TensorDef(out_shape, dtype, drawn.out_scale, out_zp), options, [drawn.x])
 
 
@@ -574,7 +599,7 @@ def binary(
         "MUL": lambda: ra * float(s1) * rb * float(s2),
     }[op]()
     unit = np.float32(s1 * s2) if op == "MUL" else max(s1, s2)
-    about = max(float(real.std()), float(unit)) / source.rng.uniform(15, 60)
+    about = max(float(real.std()), float(unit)) / source.rng.uniform(15, 60) / (256 if dtype == "int16" else 1)
     if mode == "dyadic":
         ratio = min(math.log2(float(unit) / about), -1.0 if op == "MUL" else 30.0)
         out_scale = np.float32(unit / np.float32(dyadic(source, ratio)))
@@ -587,12 +612,15 @@ def binary(
     if op == "MUL":
         floor = float(s1 * s2) / 2.0**20
     else:
-        floor = float(max(s1, s2)) * (2.0**-18 if op == "ADD" or sub_below_one else 2.0**-27)
+        below_one = op == "ADD" or sub_below_one
+        floor = float(max(s1, s2)) * (
+            (2.0**-13 if below_one else 2.0**-22) if dtype == "int16" else 2.0**-18 if below_one else 2.0**-27
+        )
     if int16:
         floor = max(floor, (255 * 255 * float(s1 * s2) if op == "MUL" else 255 * float(s1 + s2)) / 31000)
     # RELU6's 6 / out must be an int32.
     out_scale = np.float32(max(float(out_scale), floor, 2.0**-26))
-    if op == "SUB" and 2 * float(max(s1, s2)) == 2.0**20 * float(out_scale):
+    if op == "SUB" and 2 * float(max(s1, s2)) == 2.0 ** (15 if dtype == "int16" else 20) * float(out_scale):
         out_scale = np.float32(2 * out_scale)
     source.note("scale_1", s1)
     source.note("scale_2", s2)
@@ -608,6 +636,9 @@ def binary(
         inputs.reverse()
         arrays.reverse()
     options = _BINARY_OPTIONS[op](fusedActivationFunction=ACTIVATIONS[activation])
+    if op != "MUL":
+        # As the converter writes it; true asks for another rule where all scales are powers of two.
+        options.potScaleInt16 = False
     return source.case(inputs, TensorDef(full, dtype, out_scale, out_zp), options, arrays)
 
 
@@ -626,16 +657,21 @@ def relu(draw: DrawFn, op: str, dtypes: Sequence[str] = BOTH) -> Case:
     )
 
 
+def probability(dtype: str) -> tuple[float, int]:
+    """Scale and zero point of a tensor from 0 to 1."""
+    return (1 / 32768, 0) if dtype == "int16" else (1 / 256, int(np.iinfo(dtype).min))
+
+
 @st.composite
 def logistic(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
     source = Source(draw, "LOGISTIC")
     dtype = source.pick("dtype", dtypes)
     zero_point = source.zero_point("in_zero_point", dtype)
-    in_scale = source.note("in_scale", source.log2(-14, 2))
+    in_scale = source.note("in_scale", source.log2(*((-20, 2) if dtype == "int16" else (-14, 2))))
     sample, x = code_by_code(source, dtype, zero_point)
     return source.case(
         [TensorDef(sample, dtype, in_scale, zero_point)],
-        TensorDef(sample, dtype, 1 / 256, int(np.iinfo(dtype).min)),
+        TensorDef(sample, dtype, *probability(dtype)),
         None,
         [x],
     )
@@ -653,20 +689,24 @@ def softmax(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
     spread = source.pick("scale_mode", ["typical", "any"])
     in_scale = source.note(
         "in_scale",
-        np.float32((source.log2(-8, -3) if spread == "typical" else source.log2(-16, 6)) / beta),
+        np.float32(
+            (source.log2(-8, -3) if spread == "typical" else source.log2(-16, 6))
+            / beta
+            / (256 if dtype == "int16" else 1)
+        ),
     )
     zero_point = source.zero_point("in_zero_point", dtype)
     x = source.activations(sample, dtype, zero_point)
     # The kernel aborts the process when a row's sum of exp(x - max) reaches 512: flat rows must be
     # short.
     below_max = x.max(axis=-1, keepdims=True) - x.astype(np.float64)
-    if np.exp(-below_max * float(in_scale) * float(beta)).sum(axis=-1).max() > 500:
+    if dtype != "int16" and np.exp(-below_max * float(in_scale) * float(beta)).sum(axis=-1).max() > 500:
         x = x[..., :500]
         sample = (*leading, x.shape[-1])
         source.note("cut_to", x.shape[-1])
     return source.case(
         [TensorDef(sample, dtype, in_scale, zero_point)],
-        TensorDef(sample, dtype, 1 / 256, int(np.iinfo(dtype).min)),
+        TensorDef(sample, dtype, *probability(dtype)),
         schema.SoftmaxOptionsT(beta=float(beta)),
         [x],
     )
@@ -683,6 +723,8 @@ def code_by_code(source: Source, dtype: str, near: int | None = None) -> tuple[t
     if source.flag("every_code"):
         info = np.iinfo(dtype)
         codes = np.arange(info.min, info.max + 1)
+        if dtype == "int16":  # 256 of them
+            codes = source.rng.choice(codes, 256, replace=False)
         runs = [source.rng.permutation(codes) for _ in range(source.runs * source.first)]
         return (source.first, 256), np.stack(runs).astype(dtype)
     sample = shape(source)
@@ -792,7 +834,7 @@ def requantize(draw: DrawFn, pairs: Sequence[tuple[str, str]] = tuple((a, b) for
     zero_point = source.zero_point("in_zero_point", in_dtype)
     sample, x = code_by_code(source, in_dtype, zero_point)
     in_scale, out_scale, out_zp = rescaling(source, x, zero_point, out_dtype)
-    if in_dtype != out_dtype and source.flag("flip_sign_bit"):
+    if {in_dtype, out_dtype} == {"int8", "uint8"} and source.flag("flip_sign_bit"):
         # The runtimes' fast path: equal scales, zero points 128 apart.
         out_scale, out_zp = in_scale, zero_point + (128 if out_dtype == "uint8" else -128)
     return source.case(
@@ -866,6 +908,8 @@ def concatenation(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
             ratio = source.rng.choice([2.0**usual, ties, ties, 2.0**extreme])
             scale = np.float32(out_scale * np.float32(ratio))
             zero_point = source.zero_point(f"zero_point_{i}", dtype)
+        if dtype == "int16" and source.rng.random() < 0.5:
+            scale = source.log2(-10, 2)  # copied all the same
         source.note(f"scale_{i}", scale)
         if with_constant and i == len(lengths) - 1:
             inputs.append(TensorDef(part, dtype, scale, zero_point, data=source.codes(part, dtype)))
@@ -906,7 +950,7 @@ def resize(draw: DrawFn, op: str, dtypes: Sequence[str] = BOTH) -> Case:
     sizes, outs = [], []
     for axis in ("h", "w"):
         size, out = source.integer(axis, 1, 13), source.integer(f"out_{axis}", 1, 30)
-        if op == "RESIZE_BILINEAR" and dtype == "int8":
+        if op == "RESIZE_BILINEAR" and dtype != "uint8":
             # XNNPACK does not need this; what it draws less is not missed.
             while not integer_resize_stays_inside(size, out, align_corners, half_pixel):
                 out -= 1

@@ -28,7 +28,7 @@ from . import strategies as ops
 from . import strategies_arithmetic as sums
 from . import strategies_movement as moves
 from .runtimes import PEERS, PeerRefused, run_samples
-from .strategies import INT8_ONLY, Case
+from .strategies import INT8_ONLY, INT16_ONLY, Case
 
 MAX_REFUSED = 0.05
 """The share of cases that a peer may refuse; more, and a strategy draws what nobody runs."""
@@ -102,6 +102,37 @@ LITERT: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
     "PADV2": (moves.padv2, 30),
     "MIRROR_PAD": (moves.mirror_pad, 40),
     "CAST": (moves.cast, 30),
+}
+
+INT16: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
+    "CONV_2D_int16": (partial(ops.conv_2d, INT16_ONLY), 60),
+    "DEPTHWISE_CONV_2D_int16": (partial(ops.depthwise_conv_2d, INT16_ONLY, biased=True), 40),
+    "FULLY_CONNECTED_int16": (partial(ops.fully_connected, INT16_ONLY, legacy=False), 40),
+    "ADD_int16": (partial(ops.binary, "ADD", INT16_ONLY), 40),
+    "SUB_int16": (partial(ops.binary, "SUB", INT16_ONLY, sub_below_one=True), 30),
+    "MUL_int16": (partial(ops.binary, "MUL", INT16_ONLY), 30),
+    "AVERAGE_POOL_2D_int16": (partial(ops.pool, "AVERAGE_POOL_2D", INT16_ONLY), 20),
+    "MAX_POOL_2D_int16": (partial(ops.pool, "MAX_POOL_2D", INT16_ONLY), 10),
+    "MEAN_int16": (partial(ops.mean, INT16_ONLY), 30),
+    "SOFTMAX_int16": (partial(ops.softmax, INT16_ONLY), 20),
+    "LOGISTIC_int16": (partial(ops.logistic, INT16_ONLY), 20),
+    "RELU_int16": (partial(ops.relu, "RELU", INT16_ONLY), 20),
+    "RELU6_int16": (partial(ops.relu, "RELU6", INT16_ONLY), 20),
+    "QUANTIZE_float_int16": (partial(ops.quantize_float, INT16_ONLY), 20),
+    "QUANTIZE_codes_int16": (
+        partial(ops.requantize, [("int8", "int16"), ("int16", "int8"), ("int16", "int16")]),
+        30,
+    ),
+    "DEQUANTIZE_int16": (partial(ops.dequantize, INT16_ONLY), 10),
+    "CONCATENATION_int16": (partial(ops.concatenation, INT16_ONLY), 10),
+    "PAD_int16": (partial(ops.pad, INT16_ONLY), 10),
+    "RESIZE_NEAREST_NEIGHBOR_int16": (partial(ops.resize, "RESIZE_NEAREST_NEIGHBOR", INT16_ONLY), 10),
+    "RESHAPE_int16": (partial(ops.reshape, INT16_ONLY), 5),
+}
+"""int16 activations, everywhere."""
+
+LITERT_INT16 = INT16 | {
+    "RESIZE_BILINEAR_int16": (partial(ops.resize, "RESIZE_BILINEAR", INT16_ONLY), 20),
 }
 
 TFLM: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
@@ -194,6 +225,11 @@ XNNPACK = {op: drawn for op, drawn in OPTIMIZED.items() if not op.endswith("_int
     "DEPTHWISE_CONV_2D": (partial(ops.depthwise_conv_2d, biased=True, xnnpack=True), 150),
     "FULLY_CONNECTED": (partial(ops.fully_connected, xnnpack=True), 120),
 }
+
+LITERT |= LITERT_INT16
+LITERT_OPT |= LITERT_INT16
+XNNPACK |= LITERT_INT16
+TFLM |= INT16
 
 TABLES = {"litert_ref": LITERT, "litert_opt": LITERT_OPT, "xnnpack": XNNPACK, "tflm": TFLM}
 

@@ -1,0 +1,297 @@
+"""int16 activations: rules by hand, references beside definitions in Python integers, the CPU path, what is refused."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpuq
+from gpuq import cpu, numerics
+from gpuq.cuda.plans import layer_of
+from gpuq.errors import InputTypeError, InputValueError, UnsupportedModel
+from gpuq.numerics import Product, Rounding, Rule
+from gpuq.ops.add import AddSpec
+from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.concatenation import ConcatenationSpec
+from gpuq.ops.conv2d import Conv2dSpec
+from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
+from gpuq.ops.dequantize import DequantizeSpec
+from gpuq.ops.fully_connected import FullyConnectedSpec
+from gpuq.ops.interpolation import SIGMOIDS, interpolated, interpolation_table
+from gpuq.ops.logistic import LogisticSpec
+from gpuq.ops.quantize import QuantizeSpec
+from gpuq.ops.registry import reference
+from gpuq.ops.relu import ReluSpec
+from gpuq.ops.resize_bilinear import ResizeBilinearSpec
+from gpuq.ops.softmax import SoftmaxSpec
+from gpuq.ops.spec import INT16, INT32, INT64, Spec
+from gpuq.ops.sub import SubSpec
+from gpuq.ops.window import Window2d
+from gpuq.quant import Quant
+from tests.compare import assert_equal_bits
+
+V3 = Rule(Rounding.V3)
+
+
+def int16(scale: float) -> Quant:
+    return Quant(scale, dtype="int16")
+
+
+def launched(spec: Spec, rule: Rule, constants: list[Any], *inputs: np.ndarray) -> np.ndarray:
+    """The CPU path's result."""
+    plan = cpu.pack(spec, rule, constants)
+    runs = inputs[0].shape[0]
+    out = np.empty((runs, *spec.output_shape), getattr(spec, "out_quant", spec).dtype)
+    plan.launch(list(inputs), [out], np.empty(plan.workspace_bytes(runs), np.uint8))
+    return out
+
+
+def conv(**changes: Any) -> Conv2dSpec:
+    fields: dict[str, Any] = dict(
+        in_h=7,
+        in_w=6,
+        in_c=5,
+        out_c=9,
+        window=Window2d.padded("same", 7, 6, kernel_h=3, kernel_w=3),
+        x_quant=int16(0.01),
+        w_quant=Quant(np.geomspace(0.001, 0.5, 9), axis=0),
+        out_quant=int16(0.7),
+        bias_dtype=INT64,
+    )
+    return Conv2dSpec(**fields | changes)
+
+
+def test_v3_in_python_integers() -> None:
+    rng = np.random.default_rng(5)
+    for real in (*(2.0 ** rng.uniform(-31, 6.9, 50)), 0.99999, 1.0, 0.5, 127.99, 2.0**-40, 0.0):
+        multiplier, shift = numerics.quantize_multiplier(real)
+        reduced = min((multiplier + (1 << 15)) >> 16, 0x7FFF)
+        for acc in (0, 1, -1, *(int(v) for v in rng.integers(-(1 << 38), 1 << 38, 20))):
+            exact = math.floor(Fraction(acc * reduced) * Fraction(2) ** (shift - 15) + Fraction(1, 2))
+            wrapped = (exact + (1 << 31)) % (1 << 32) - (1 << 31)
+            assert numerics.requantize_v3(np.array(acc), multiplier, shift) == wrapped, (real, acc)
+    with pytest.raises(InputValueError, match=r"below 2\^7"):
+        numerics.requantize(np.zeros(1, np.int64), Rounding.V3, np.array([128.0]))
+
+
+@pytest.mark.parametrize("rounding", [Rounding.V3, Rounding.V1, Rounding.V1U, Rounding.V2, Rounding.V6])
+@pytest.mark.parametrize("activation", [None, "relu6"])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_convolutions_on_the_cpu(rounding: Rounding, activation: str | None, groups: int) -> None:
+    rng = np.random.default_rng(11)
+    dtype = INT64 if rounding in (Rounding.V3, Rounding.V6) else INT32
+    spec = conv(in_c=6, groups=groups, activation=activation, bias_dtype=dtype)
+    x = rng.integers(-32768, 32768, (3, 7, 6, 6)).astype(np.int16)
+    w = rng.integers(-128, 128, spec.weights_shape).astype(np.int8)
+    bias = rng.integers(-(1 << 28), 1 << 28, 9).astype(dtype)
+    rule = Rule(rounding)
+    want = reference(spec, rule, x, w, bias)
+    assert len(np.unique(want)) > 300 or activation
+    assert_equal_bits(launched(spec, rule, [None, w, bias], x), want, f"{rounding.name} {activation} {groups}")
+
+
+def test_int64_bias_beyond_float64_and_int32() -> None:
+    """Sums that no float64 holds go through integers; V3 wraps its results to int32 on both paths."""
+    rng = np.random.default_rng(12)
+    spec = conv(w_quant=Quant(0.5), out_quant=int16(0.001))
+    x = rng.integers(-32768, 32768, (2, 7, 6, 5)).astype(np.int16)
+    w = rng.integers(-128, 128, spec.weights_shape).astype(np.int8)
+    for magnitude in (1 << 20, 1 << 34, 1 << 46):
+        bias = rng.integers(-magnitude, magnitude, 9)
+        want = reference(spec, V3, x, w, bias)
+        assert_equal_bits(launched(spec, V3, [None, w, bias], x), want, f"bias within {magnitude}")
+
+
+def test_sums_are_not_int32() -> None:
+    """2,000 taps of one sign reach 2^33: int64 sums keep them, int32 sums wrap."""
+    spec = FullyConnectedSpec(
+        in_c=2000, out_c=1, x_quant=int16(1), w_quant=Quant(1), out_quant=int16(2.0**19), bias_dtype=INT64
+    )
+    x, w = np.full((1, 2000), 32767, np.int16), np.full((1, 2000), 127, np.int8)
+    exact = 2000 * 32767 * 127
+    for rule in (V3, Rule(Rounding.V6)):
+        assert reference(spec, rule, x, w).item() == round(exact / 2**19)
+        assert launched(spec, rule, [None, w, None], x).item() == round(exact / 2**19)
+    wrapped = (exact + (1 << 31)) % (1 << 32) - (1 << 31)
+    for rule in (Rule(Rounding.V1), Rule(Rounding.V1U)):
+        assert reference(spec, rule, x, w).item() == round(wrapped / 2**19)
+
+
+@pytest.mark.parametrize("multiplier", [1, 3])
+def test_depthwise_on_the_cpu(multiplier: int) -> None:
+    rng = np.random.default_rng(13)
+    spec = DepthwiseConv2dSpec(
+        in_h=9,
+        in_w=8,
+        in_c=5,
+        multiplier=multiplier,
+        window=Window2d.padded("same", 9, 8, kernel_h=3, kernel_w=4, stride_h=2, stride_w=2),
+        x_quant=int16(0.01),
+        w_quant=Quant(0.02),
+        out_quant=int16(0.1),
+        bias_dtype=INT64,
+    )
+    x = rng.integers(-32768, 32768, (3, 9, 8, 5)).astype(np.int16)
+    w = rng.integers(-128, 128, spec.weights_shape).astype(np.int8)
+    bias = rng.integers(-(1 << 22), 1 << 22, spec.out_c)
+    assert_equal_bits(launched(spec, V3, [None, w, bias], x), reference(spec, V3, x, w, bias), "depthwise")
+
+
+def test_public_operators() -> None:
+    rng = np.random.default_rng(14)
+    x = rng.integers(-32768, 32768, (2, 5, 5, 3)).astype(np.int16)
+    w = rng.integers(-128, 128, (4, 3, 3, 3)).astype(np.int8)
+    quants = dict(x_quant=int16(0.01), w_quant=Quant(0.02), out_quant=int16(0.3))
+    for bias in (None, np.arange(4, dtype=np.int64), np.arange(4, dtype=np.int32)):
+        y = gpuq.conv2d(x, w, bias, **quants)
+        spec = gpuq.plan_conv2d((5, 5, 3), w, bias, **quants).spec
+        assert spec.bias_dtype == (INT64 if bias is None else bias.dtype)
+        assert_equal_bits(y, reference(spec, numerics.resolve("litert_ref", spec), x, w, bias), f"{bias}")
+
+
+def test_add_shifts_early_in_whole_blocks() -> None:
+    """By hand: of 20 elements 16 are in a vector. An input's factor 3/16 is 3 * 2^28 * 2^(-2 - 29)."""
+    spec = AddSpec(a_shape=(20,), b_shape=(20,), a_quant=int16(8), b_quant=int16(3), out_quant=int16(16 / (1 << 13)))
+    rng = np.random.default_rng(15)
+    a, b = (rng.integers(-9, 10, (2, 20)).astype(np.int16) for _ in range(2))
+    early, plain = (
+        reference(spec, Rule(rounding), a, b) for rounding in (Rounding.V1_EARLY_SHIFT_BLOCK16, Rounding.V1)
+    )
+    assert_equal_bits(early[:, 16:], plain[:, 16:], "behind the last block")
+    # Scales far apart: the right shift of the smaller factor reaches into the extra bits, and truncates beyond them.
+    far = AddSpec(
+        a_shape=(20,), b_shape=(20,), a_quant=int16(1), b_quant=int16(2.0**-16 * 1.3), out_quant=int16(2.0**-12)
+    )
+    a, b = np.zeros((1, 20), np.int16), np.full((1, 20), 32767, np.int16)
+    multiplier, shift = numerics.quantize_multiplier(float(np.float32(2.0**-16 * 1.3)) / 2)
+    assert shift == -16
+    high = ((32767 >> 1) * multiplier + (1 << 30)) >> 31
+    out, down = numerics.quantize_multiplier(2 / ((1 << 15) * 2.0**-12))
+    want = numerics.requantize_v1(np.array(high), out, down)
+    got = reference(far, Rule(Rounding.V1_EARLY_SHIFT_BLOCK16), a, b)
+    assert (got[0, :16] == want).all()
+    assert numerics.resolve("litert_opt", far).rounding is Rounding.V1_EARLY_SHIFT_BLOCK16
+    broadcast = AddSpec(a_shape=(2, 20), b_shape=(20,), a_quant=int16(1), b_quant=int16(1), out_quant=int16(1))
+    assert numerics.resolve("litert_opt", broadcast).rounding is Rounding.V1
+
+
+def test_tables() -> None:
+    assert (SIGMOIDS[0], SIGMOIDS[255]) == (32768, 65535)
+    assert (np.diff(SIGMOIDS) >= 0).all()
+    unit = np.float64(2) / 65535
+    table = interpolation_table(lambda x: x, unit, 0, unit)
+    codes = np.arange(-32768, 32768)
+    assert np.abs(interpolated(codes, table) - codes).max() <= 1
+
+
+def test_logistic_and_softmax_come_near_the_function() -> None:
+    codes = np.arange(-32768, 32768).astype(np.int16)
+    for scale in (2.0**-12, 0.0003, 0.00001, 0.01):
+        spec = LogisticSpec(shape=(65536,), x_quant=int16(scale), out_quant=int16(1 / 32768))
+        got = launched(spec, Rule(Rounding.INTERPOLATED), [None], codes[None])[0]
+        assert_equal_bits(got, reference(spec, Rule(Rounding.INTERPOLATED), codes), f"{scale}")
+        assert np.abs(got - 32768 / (1 + np.exp(-codes.astype(np.float64) * scale))).max() < 3
+    rng = np.random.default_rng(16)
+    rows = rng.integers(-32768, 32768, (40, 30)).astype(np.int16)
+    spec_of_rows = SoftmaxSpec(depth=30, x_quant=int16(0.0002), out_quant=int16(1 / 32768))
+    exps = np.exp(rows * np.float64(np.float32(0.0002)))
+    for rounding in (Rounding.INTERPOLATED, Rounding.INTERPOLATED_F32):
+        got = reference(spec_of_rows, Rule(rounding), rows)
+        assert np.abs(got - 32768 * exps / exps.sum(axis=1, keepdims=True)).max() < 8
+
+
+def test_elementwise_on_the_cpu() -> None:
+    rng = np.random.default_rng(17)
+    x = rng.integers(-32768, 32768, (3, 6, 5, 4)).astype(np.int16)
+    cases: list[tuple[Spec, Rule]] = [
+        (ReluSpec(shape=(6, 5, 4), x_quant=int16(0.1), out_quant=int16(0.07)), Rule(Rounding.V1)),
+        (QuantizeSpec(shape=(6, 5, 4), x_quant=int16(0.001), out_quant=Quant(0.3, 5)), Rule(Rounding.V1)),
+        (
+            ResizeBilinearSpec(in_h=6, in_w=5, in_c=4, out_h=11, out_w=3, half_pixel_centers=True, dtype=INT16),
+            Rule(Rounding.EXACT),
+        ),
+    ]
+    for spec, rule in cases:
+        want = reference(spec, rule, x)
+        assert_equal_bits(launched(spec, rule, [None], x), want.reshape(3, *spec.output_shape), spec.op)
+
+
+def test_concatenation_copies() -> None:
+    x = np.array([[-32768, 5, 32767]], np.int16)
+    spec = ConcatenationSpec(x_shapes=((3,), (3,)), axis=0, x_quants=(int16(0.1), int16(3.0)), out_quant=int16(0.7))
+    want = np.concatenate([x, x], axis=1)
+    assert_equal_bits(launched(spec, Rule(Rounding.EXACT), [None, None], x, x), want, "copies")
+
+
+def test_specs_refuse() -> None:
+    with pytest.raises(InputValueError, match="x_quant of int16 must have zero point 0, got 3"):
+        conv(x_quant=Quant(0.1, 3, dtype="int16"))
+    with pytest.raises(InputTypeError, match="weights of int16"):
+        conv(w_quant=int16(0.1))
+    with pytest.raises(InputTypeError, match="bias of int64"):
+        conv(x_quant=Quant(0.1), out_quant=Quant(0.1))
+    with pytest.raises(InputTypeError, match="bias of int32"):
+        DepthwiseConv2dSpec(
+            in_h=1, in_w=1, in_c=1, window=Window2d(kernel_h=1, kernel_w=1), x_quant=int16(1), w_quant=Quant(1),
+            out_quant=int16(1),
+        )  # fmt: skip
+    with pytest.raises(InputValueError, match="zero point 0"):
+        DequantizeSpec(shape=(1,), x_quant=Quant(0.1, 1, dtype="int16"))
+    with pytest.raises(InputValueError, match="1/32768"):
+        LogisticSpec(shape=(1,), x_quant=int16(0.1), out_quant=int16(1 / 256))
+    with pytest.raises(InputValueError, match=r"2\^14"):
+        SubSpec(a_shape=(1,), b_shape=(1,), a_quant=int16(1), b_quant=int16(1), out_quant=int16(2.0**-14))
+    with pytest.raises(InputValueError, match="16/3"):
+        LogisticSpec(shape=(1,), x_quant=int16(6), out_quant=int16(1 / 32768))
+
+
+@pytest.mark.parametrize("spec_type", [AddSpec, SubSpec])
+def test_powers_of_two_are_refused(spec_type: type[BinarySpec]) -> None:
+    shapes: dict[str, Any] = dict(a_shape=(4,), b_shape=(4,), a_quant=int16(0.5), b_quant=int16(0.25))
+    asked = spec_type(**shapes, out_quant=int16(0.5), pot_scale_int16=True)
+    for name in ("litert_ref", "litert_opt", "xnnpack"):
+        with pytest.raises(UnsupportedModel, match="pot_scale_int16"):
+            numerics.resolve(name, asked)
+    assert numerics.resolve("tflm", asked) == Rule(Rounding.V1)
+    other = spec_type(**shapes, out_quant=int16(0.3), pot_scale_int16=True)
+    assert numerics.resolve("litert_ref", other) == Rule(Rounding.V1)
+
+
+@pytest.mark.parametrize(
+    ("name", "bias_dtype", "op", "rule"),
+    [
+        ("litert_ref", INT64, "CONV_2D", V3),
+        ("litert_ref", INT32, "CONV_2D", Rule(Rounding.V1)),
+        ("litert_opt", INT64, "CONV_2D", V3),
+        ("litert_opt", INT32, "CONV_2D", Rule(Rounding.V1U)),
+        ("xnnpack", INT32, "CONV_2D", Rule(Rounding.V1U)),
+        ("tflm", INT64, "CONV_2D", V3),
+        ("single", INT32, "CONV_2D", Rule(Rounding.V2)),
+        ("litert_ref", INT64, "FULLY_CONNECTED", Rule(Rounding.V6)),
+        ("litert_opt", INT64, "FULLY_CONNECTED", Rule(Rounding.V6)),
+        ("litert_opt", INT32, "FULLY_CONNECTED", Rule(Rounding.V1U, Product.F32)),
+        ("tflm", INT64, "FULLY_CONNECTED", V3),
+    ],
+)
+def test_profiles(name: str, bias_dtype: np.dtype[Any], op: str, rule: Rule) -> None:
+    spec: Spec = conv(bias_dtype=bias_dtype)
+    if op == "FULLY_CONNECTED":
+        spec = FullyConnectedSpec(
+            in_c=3, out_c=2, x_quant=int16(1), w_quant=Quant(1), out_quant=int16(1), bias_dtype=bias_dtype
+        )
+    assert numerics.resolve(name, spec) == rule
+
+
+def test_no_cuda_kernel() -> None:
+    weights = np.zeros(conv().weights_shape, np.int8)
+    for spec, constants in (
+        (conv(), [None, weights, None]),
+        (QuantizeSpec(shape=(4,), x_quant=None, out_quant=int16(1)), [None]),
+        (AddSpec(a_shape=(4,), b_shape=(4,), a_quant=int16(1), b_quant=int16(1), out_quant=int16(1)), [None, None]),
+    ):
+        with pytest.raises(UnsupportedModel, match=f"{spec.op}: int16 has no CUDA kernel; device='cpu' runs it"):
+            layer_of(spec, V3, constants)
