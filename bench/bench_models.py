@@ -3,8 +3,9 @@
     python -m bench.bench_models [--device cpu|cuda] [--models GLOB] [--batch 1 8] [--threads 1 2] [--seconds 2]
                                  [--budget SECONDS] [--output FILE]
 
-Models come from the folder GPUQ_MATERIAL (default: `shared` beside the checkout), and from bench/networks.py, which
-builds networks in memory that no file is shipped of. Inputs are random codes. Beside gpuq run:
+Models come from the folder GPUQ_MATERIAL (default: `shared` beside the checkout), from examples/digits, and from
+bench/networks.py, which builds networks in memory that no file is shipped of; some are there with int8 and with int16
+activations. Inputs are random codes. Beside gpuq run:
 
 | runtime        | what it is                                                                                          |
 |----------------|-----------------------------------------------------------------------------------------------------|
@@ -50,6 +51,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+DIGITS = REPOSITORY / "examples" / "digits"
 RESOLVERS = {
     "litert_ref": "BUILTIN_REF",
     "litert_opt": "BUILTIN_WITHOUT_DEFAULT_DELEGATES",
@@ -88,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
     device, on_gpu = arguments.device, arguments.device == "cuda"
     batches = sorted(arguments.batch or ((1, 32, 256) if on_gpu else (1, 8)))
-    models = find_models(arguments.models)
+    models = find_models(arguments.models, on_gpu=on_gpu)
     if not models:
         sys.exit(f"no models {arguments.models!r} in memory or under {material()}/models; set GPUQ_MATERIAL")
     runtimes = [runtime for names in PASSES[device] for runtime in names]
@@ -140,12 +142,14 @@ def material() -> Path:
     return Path(os.environ.get("GPUQ_MATERIAL", REPOSITORY.parent / "shared"))
 
 
-def find_models(pattern: str) -> list[str]:
-    """Names of networks in memory, then paths of the material folder's integer models, that match a glob."""
+def find_models(pattern: str, *, on_gpu: bool) -> list[str]:
+    """Names of networks in memory, then paths of integer models, that match a glob; none of int16 on a GPU."""
     from bench.networks import NETWORKS
 
-    paths = sorted(path for path in material().glob("models/*/*int8.tflite") if path.match(f"{pattern}.tflite"))
-    return [*fnmatch.filter(NETWORKS, pattern), *map(str, paths)]
+    files = [*material().glob("models/*/*int8.tflite"), *DIGITS.glob("digits_int*.tflite")]
+    paths = sorted(path for path in files if path.match(f"{pattern}.tflite"))
+    found = [*fnmatch.filter(NETWORKS, pattern), *map(str, paths)]
+    return [name for name in found if "int16x8" not in name] if on_gpu else found
 
 
 def model_source(model: str) -> str:

@@ -1,4 +1,4 @@
-"""Whole int8 networks, built in memory as gpuq's Graph: what the benches run where no file can be shipped.
+"""Whole int8 and int16x8 networks, built in memory as gpuq's Graph: what the benches run where no file can be shipped.
 
 | name               | structure                                                                                   |
 |--------------------|---------------------------------------------------------------------------------------------|
@@ -10,10 +10,12 @@
 Batch normalization is folded, activations are fused, padding is TFLite's SAME. Weights are random, per channel, from a
 fixed seed. Scales are chosen from the expected power of each tensor, so that random images spread over the codes in
 every layer: neither do all saturate, nor do they all vanish. As classifiers the networks are worth nothing.
+With int16 activations (names that end in _int16x8) weights stay int8, and biases and sums are int64.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -41,8 +43,6 @@ from gpuq.quant import Quant
 # Real values: a convolution's sums have this deviation before its activation; RELU6 then clips few of them, and a
 # tensor's scale reaches to this many deviations.
 SPREAD, REACH = 2.0, 4.0
-IMAGE_QUANT = Quant(1 / 127.5, -1)
-SOFTMAX_QUANT = Quant(1 / 256, -128)
 
 
 class Builder:
@@ -50,16 +50,21 @@ class Builder:
 
     Args:
         resolution: the image is resolution x resolution x 3, real values of -1 to 1.
+        int16: activations are int16, not int8.
     """
 
-    def __init__(self, description: str, resolution: int, seed: int = 0) -> None:
+    def __init__(self, description: str, resolution: int, int16: bool = False, seed: int = 0) -> None:
         self._description = description
+        self._int16 = int16
+        self._bias_dtype = np.dtype(np.int64 if int16 else np.int32)
         self._rng = np.random.default_rng(seed)
         self._tensors: list[Tensor] = []
         self._nodes: list[Node] = []
         # The expected mean square of each activation's real values.
         self._power: dict[int, float] = {}
-        self.image = self._tensor("image", (1, resolution, resolution, 3), IMAGE_QUANT, power=1 / 3)
+        self._positive: set[int] = set()
+        image_quant = Quant(1 / 32767, 0, dtype=np.int16) if int16 else Quant(1 / 127.5, -1)
+        self.image = self._tensor("image", (1, resolution, resolution, 3), image_quant, power=1 / 3)
 
     def conv(
         self, x: int, out_c: int, kernel: int, stride: int = 1, activation: str | None = None, padding: str = "same"
@@ -77,6 +82,7 @@ class Builder:
             w_quant=w_quant,
             out_quant=out_quant,
             activation=activation,
+            bias_dtype=self._bias_dtype,
         )
         return self._weighted(spec, x, power)
 
@@ -93,6 +99,7 @@ class Builder:
             w_quant=w_quant,
             out_quant=out_quant,
             activation=activation,
+            bias_dtype=self._bias_dtype,
         )
         return self._weighted(spec, x, power)
 
@@ -100,15 +107,21 @@ class Builder:
         """FULLY_CONNECTED."""
         in_c = self._tensors[x].shape[-1]
         w_quant, out_quant, power = self._scales(x, in_c, out_c, None, axis=0)
-        spec = FullyConnectedSpec(in_c=in_c, out_c=out_c, x_quant=self._quant(x), w_quant=w_quant, out_quant=out_quant)
+        spec = FullyConnectedSpec(
+            in_c=in_c,
+            out_c=out_c,
+            x_quant=self._quant(x),
+            w_quant=w_quant,
+            out_quant=out_quant,
+            bias_dtype=self._bias_dtype,
+        )
         return self._weighted(spec, x, power)
 
     def add(self, a: int, b: int, activation: str | None = None) -> int:
         """ADD of two tensors of one shape."""
         shape, power = self._tensors[a].shape, self._power[a] + self._power[b]
         # Where a residual is positive already, RELU takes little away.
-        positive = self._quant(a).zero_point == -128
-        out_quant, power = _activated(activation, 2 * power if positive and activation else power)
+        out_quant, power = self._activated(activation, 2 * power if a in self._positive and activation else power)
         spec = AddSpec(
             a_shape=shape,
             b_shape=shape,
@@ -143,7 +156,7 @@ class Builder:
     def mean(self, x: int, *, keep_dims: bool) -> int:
         """MEAN of the whole image: (1, C), or (1, 1, 1, C) with its dimensions kept."""
         shape, power = self._tensors[x].shape, self._power[x] / 2
-        out_quant = Quant(REACH * math.sqrt(power) / 255, -128)
+        out_quant = self._codes(REACH * math.sqrt(power), positive=True)
         spec = MeanSpec(x_shape=shape, axes=(1, 2), keep_dims=keep_dims, x_quant=self._quant(x), out_quant=out_quant)
         return self._node(spec, (x,), spec.output_shape, out_quant, power)
 
@@ -157,8 +170,9 @@ class Builder:
     def classified(self, x: int) -> Graph:
         """SOFTMAX, and the network is finished."""
         shape = self._tensors[x].shape
-        spec = SoftmaxSpec(depth=shape[-1], x_quant=self._quant(x), out_quant=SOFTMAX_QUANT)
-        out = self._node(spec, (x,), shape, SOFTMAX_QUANT, 1.0)
+        out_quant = Quant(1 / 32768, 0, dtype=np.int16) if self._int16 else Quant(1 / 256, -128)
+        spec = SoftmaxSpec(depth=shape[-1], x_quant=self._quant(x), out_quant=out_quant)
+        out = self._node(spec, (x,), shape, out_quant, 1.0)
         return Graph(self._description, tuple(self._tensors), tuple(self._nodes), (self.image,), (out,))
 
     def _quant(self, x: int) -> Quant:
@@ -173,22 +187,37 @@ class Builder:
         scale = SPREAD / (W_SPREAD * math.sqrt(taps * self._power[x]))
         # Channels differ, as trained ones do.
         w_quant = Quant(scale * self._rng.uniform(0.7, 1.3, out_c), 0, axis)
-        return w_quant, *_activated(activation, SPREAD**2)
+        return w_quant, *self._activated(activation, SPREAD**2)
+
+    def _activated(self, activation: str | None, power: float) -> tuple[Quant, float]:
+        """The quantization of sums of this power after their activation, and what is left of the power."""
+        reach = REACH * math.sqrt(power)
+        if activation is None:
+            return self._codes(reach, positive=False), power
+        return self._codes(min(reach, 6.0) if activation == "relu6" else reach, positive=True), power / 2
+
+    def _codes(self, reach: float, *, positive: bool) -> Quant:
+        """The quantization of 0 to reach, or of -reach to reach."""
+        if self._int16:
+            return Quant(reach / 32767, 0, dtype=np.int16)
+        return Quant(reach / 255, -128) if positive else Quant(2 * reach / 255, 0)
 
     def _weighted(self, spec: Any, x: int, power: float) -> int:
         """A node with random weights, normal as trained ones are, and biases of a part of the sums' spread."""
         codes = np.rint(W_SPREAD * self._rng.standard_normal(spec.weights_shape, np.float32))
         weights = np.clip(codes, -127, 127).astype(np.int8)
         b_scales = spec.x_quant.scalar_scale() * spec.w_quant.scales.astype(np.float64)
-        bias = np.rint(self._rng.normal(0, SPREAD / 4, spec.out_c) / b_scales).astype(np.int32)
+        bias = np.rint(self._rng.normal(0, SPREAD / 4, spec.out_c) / b_scales).astype(self._bias_dtype)
         shape = (1, *spec.output_shape)
         name = f"{spec.op.lower()}_{len(self._nodes)}"
         w = self._tensor(f"{name}/weights", weights.shape, spec.w_quant, weights)
-        b = self._tensor(f"{name}/bias", bias.shape, Quant(b_scales, 0, 0, np.int32), bias)
+        b = self._tensor(f"{name}/bias", bias.shape, Quant(b_scales, 0, 0, self._bias_dtype), bias)
         return self._node(spec, (x, w, b), shape, spec.out_quant, power)
 
     def _node(self, spec: Spec, inputs: tuple[int, ...], shape: Shape, quant: Quant, power: float) -> int:
         out = self._tensor(f"{spec.op.lower()}_{len(self._nodes)}", shape, quant, power=power)
+        if getattr(spec, "activation", None):
+            self._positive.add(out)
         self._nodes.append(Node(len(self._nodes), spec, inputs, (out,)))
         return out
 
@@ -209,19 +238,11 @@ def _square(padding: str, in_h: int, in_w: int, kernel: int, stride: int) -> Win
     return Window2d.padded(padding, in_h, in_w, kernel_h=kernel, kernel_w=kernel, stride_h=stride, stride_w=stride)
 
 
-def _activated(activation: str | None, power: float) -> tuple[Quant, float]:
-    """The quantization of sums of this power after their activation, and what is left of the power."""
-    reach = REACH * math.sqrt(power)
-    if activation is None:
-        return Quant(2 * reach / 255, 0), power
-    return Quant((min(reach, 6.0) if activation == "relu6" else reach) / 255, -128), power / 2
-
-
 # ------------------------------------------------------------------------------------------------ networks
 
 
-def resnet50(resolution: int = 224, width: float = 1.0) -> Graph:
-    net = Builder("resnet50 v1.5", resolution)
+def resnet50(resolution: int = 224, width: float = 1.0, *, int16: bool = False) -> Graph:
+    net = Builder("resnet50 v1.5", resolution, int16)
     x = net.conv(net.pad(net.image, 3), int(64 * width), 7, 2, "relu", padding="valid")
     x = net.max_pool(net.pad(x, 1), 3, 2)
     for blocks, channels, first_stride in ((3, 64, 1), (4, 128, 2), (6, 256, 2), (3, 512, 2)):
@@ -235,8 +256,8 @@ def resnet50(resolution: int = 224, width: float = 1.0) -> Graph:
     return net.classified(net.dense(net.mean(x, keep_dims=False), 1000))
 
 
-def mobilenet_v1(resolution: int = 224, width: float = 1.0) -> Graph:
-    net = Builder("mobilenet_v1", resolution)
+def mobilenet_v1(resolution: int = 224, width: float = 1.0, *, int16: bool = False) -> Graph:
+    net = Builder("mobilenet_v1", resolution, int16)
     x = net.conv(net.image, int(32 * width), 3, 2, "relu6")
     for channels, stride in (
         *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
@@ -247,8 +268,8 @@ def mobilenet_v1(resolution: int = 224, width: float = 1.0) -> Graph:
     return net.classified(net.flatten(net.conv(net.average_pool(x), 1001, 1)))
 
 
-def mobilenet_v2(resolution: int = 224, width: float = 1.0) -> Graph:
-    net = Builder("mobilenet_v2", resolution)
+def mobilenet_v2(resolution: int = 224, width: float = 1.0, *, int16: bool = False) -> Graph:
+    net = Builder("mobilenet_v2", resolution, int16)
     x = net.conv(net.image, rounded(32 * width), 3, 2, "relu6")
     # expansion, channels, blocks, stride, kernel
     stages = (
@@ -264,8 +285,8 @@ def mobilenet_v2(resolution: int = 224, width: float = 1.0) -> Graph:
     return net.classified(net.flatten(net.conv(net.mean(x, keep_dims=True), 1001, 1)))
 
 
-def efficientnet_lite0(resolution: int = 224, width: float = 1.0) -> Graph:
-    net = Builder("efficientnet_lite0", resolution)
+def efficientnet_lite0(resolution: int = 224, width: float = 1.0, *, int16: bool = False) -> Graph:
+    net = Builder("efficientnet_lite0", resolution, int16)
     # The stem and the head are the same for every width of the Lite family.
     x = net.conv(net.image, 32, 3, 2, "relu6")
     stages = (
@@ -312,6 +333,8 @@ NETWORKS: Mapping[str, Callable[..., Graph]] = MappingProxyType(
         "mobilenet_v1": mobilenet_v1,
         "mobilenet_v2": mobilenet_v2,
         "efficientnet_lite0": efficientnet_lite0,
+        "resnet50_int16x8": functools.partial(resnet50, int16=True),
+        "mobilenet_v2_int16x8": functools.partial(mobilenet_v2, int16=True),
     }
 )
 """By name; each takes the image's resolution and the width multiplier."""

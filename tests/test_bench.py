@@ -418,7 +418,7 @@ def test_networks_without_time_or_names(tmp_path: Path) -> None:
     assert bench_models.main(["--device", "cuda", "--budget", "0", "--output", str(output)]) == 0
     found = json.loads(output.read_text())
     assert found["complete"] is False
-    assert len(found["results"]) == 4 * 3
+    assert len(found["results"]) == (4 + 1) * 3
     assert all(row["gpuq"] == bench_models.LATE for row in found["results"])
     with pytest.raises(SystemExit, match="no models 'nothing'"):
         bench_models.main(["--models", "nothing"])

@@ -172,7 +172,7 @@ def compared(graph: Graph, torch: Any, seed: int) -> dict[int, float]:
     return found
 
 
-@pytest.mark.parametrize("name", networks.NETWORKS)
+@pytest.mark.parametrize("name", [name for name in networks.NETWORKS if not name.endswith("_int16x8")])
 def test_values_are_near_the_integer_networks(name: str, torch: Any, seed: int) -> None:
     graph = networks.NETWORKS[name](resolution=34, width=0.25)
     errors = compared(graph, torch, seed)
