@@ -78,6 +78,16 @@ def test_v3_in_python_integers() -> None:
         numerics.requantize(np.zeros(1, np.int64), Rounding.V3, np.array([128.0]))
 
 
+def test_v3_sends_ties_up_on_the_cpu() -> None:
+    """Half of every code: odd sums are ties, which V1U sends away from zero."""
+    spec = FullyConnectedSpec(in_c=1, out_c=1, x_quant=int16(1), w_quant=Quant(1), out_quant=int16(2), bias_dtype=INT64)
+    x, w = np.arange(-32768, 32768).astype(np.int16)[:, None], np.ones((1, 1), np.int8)
+    want = (x.astype(np.int64) + 1) >> 1
+    assert cpu.pack(spec, V3, [None, w, None])._epilogue.is_fast
+    assert_equal_bits(launched(spec, V3, [None, w, None], x), want.astype(np.int16), "CPU")
+    assert_equal_bits(reference(spec, V3, x, w), want.astype(np.int16), "reference")
+
+
 @pytest.mark.parametrize("rounding", [Rounding.V3, Rounding.V1, Rounding.V1U, Rounding.V2, Rounding.V6])
 @pytest.mark.parametrize("activation", [None, "relu6"])
 @pytest.mark.parametrize("groups", [1, 3])
@@ -177,6 +187,50 @@ def test_add_shifts_early_in_whole_blocks() -> None:
     assert numerics.resolve("litert_opt", far).rounding is Rounding.V1_EARLY_SHIFT_BLOCK16
     broadcast = AddSpec(a_shape=(2, 20), b_shape=(20,), a_quant=int16(1), b_quant=int16(1), out_quant=int16(1))
     assert numerics.resolve("litert_opt", broadcast).rounding is Rounding.V1
+
+
+def test_add_shifts_early_as_its_source_says() -> None:
+    """Beside the vector code in Python integers: shift left by 15 + (the factor's shift), multiply, no right shift."""
+    rng = np.random.default_rng(18)
+    for a_scale, b_scale, out_scale in ((1.0, 0.37, 0.9), (0.011, 3.0, 2.5), (1.0, 2.0**-16 * 1.3, 2.0**-12)):
+        spec = AddSpec(
+            a_shape=(32,), b_shape=(32,), a_quant=int16(a_scale), b_quant=int16(b_scale), out_quant=int16(out_scale)
+        )
+        a, b = (rng.integers(-32768, 32768, (40, 32)).astype(np.int16) for _ in range(2))
+        a = a if out_scale > 0.1 else a // 8192
+        twice = 2 * max(spec.a_quant.scalar_scale(), spec.b_quant.scalar_scale())
+        out, down = numerics.quantize_multiplier(twice / (2.0**15 * spec.out_quant.scalar_scale()))
+        want = []
+        for pair in zip(a.reshape(-1).tolist(), b.reshape(-1).tolist(), strict=True):
+            total = 0
+            for code, quant in zip(pair, (spec.a_quant, spec.b_quant), strict=True):
+                multiplier, shift = numerics.quantize_multiplier(quant.scalar_scale() / twice)
+                shifted = math.floor(Fraction(code) * Fraction(2) ** (15 + shift))
+                # SQRDMULH: the doubled product's upper half, rounded half up.
+                total += (2 * shifted * multiplier + (1 << 31)) >> 32
+            scaled = int(numerics.requantize_v1(np.array(total), out, down))
+            want.append(min(max(scaled, -32768), 32767))
+        got = reference(spec, Rule(Rounding.V1_EARLY_SHIFT_BLOCK16), a, b)
+        assert_equal_bits(got, np.array(want, np.int16).reshape(40, 32), f"{a_scale} {b_scale} {out_scale}")
+    assert (got != reference(spec, Rule(Rounding.V1), a, b)).any(), "the last scales tell the two apart"
+
+
+def test_tables_of_both_floats_differ_where_they_must() -> None:
+    """TFLite Micro computes SOFTMAX's tables in float32, LiteRT in float64: some entries, and so some codes, differ."""
+
+    def tables(kind: type[Any]) -> list[np.ndarray]:
+        unit = kind(2.0) / kind(65535)
+        return [
+            interpolation_table(np.exp, kind(10.0) / kind(65535), 32767, unit),
+            interpolation_table(lambda x: 1 / (1 + x), kind(1.0) / kind(65535), -32768, unit),
+        ]
+
+    assert any((single != double).any() for single, double in zip(tables(np.float32), tables(np.float64), strict=True))
+    rng = np.random.default_rng(19)
+    rows = rng.integers(-32768, 32768, (4000, 3)).astype(np.int16)
+    spec = SoftmaxSpec(depth=3, x_quant=int16(0.0001), out_quant=int16(1 / 32768))
+    single, double = (reference(spec, Rule(rule), rows) for rule in (Rounding.INTERPOLATED_F32, Rounding.INTERPOLATED))
+    assert 0 < np.count_nonzero(single != double) < single.size // 4
 
 
 def test_tables() -> None:
