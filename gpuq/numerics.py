@@ -88,6 +88,21 @@ class Rounding(Enum):
     """Tables of int16 with interpolation between their entries (SOFTMAX and LOGISTIC of int16)."""
     INTERPOLATED_F32 = "interpolated_f32"
     """As interpolated, the tables computed in float32 (SOFTMAX of int16 in TFLite Micro)."""
+    HYBRID = "hybrid"
+    """Codes at run time; float32(sum) * float32(w scale * scale) + bias in float32 (dynamic range in LiteRT)."""
+    HYBRID_STEPS = "hybrid_steps"
+    """As hybrid, but the sum is multiplied by the weights' scale first (CONV_2D of LiteRT's reference kernels)."""
+    HYBRID_BLOCK4 = "hybrid_block4"
+    """hybrid_steps in whole blocks of 4 channels, the other scale first in the rest (DEPTHWISE_CONV_2D of LiteRT's
+    optimized kernels)."""
+    QD8 = "qd8"
+    """Codes at run time; float32(sum) * scale, then one fused multiply-add (dynamic range in XNNPACK)."""
+    FLOAT32 = "float32"
+    """A float32 operator, in the reference kernels' order."""
+    FLOAT32_BIAS = "float32_bias"
+    """As float32, but sums start from the bias (DEPTHWISE_CONV_2D of LiteRT's optimized kernels)."""
+    FLOAT32_FUSED = "float32_fused"
+    """As float32_bias, each tap by a fused multiply-add (DEPTHWISE_CONV_2D of XNNPACK)."""
     EXACT = "exact"
     """No scaling: copies, comparisons, clamps, integer means of codes."""
     EXACT_UP = "exact_up"
@@ -496,6 +511,15 @@ def _from_float(spec: OperatorSpec) -> bool:
     return spec.activation_dtype == np.float32
 
 
+def _hybrid(spec: Any) -> bool:
+    """float32 activations, int8 weights."""
+    return _from_float(spec) and hasattr(spec, "w_quant")
+
+
+def _asymmetric(spec: Any) -> bool:
+    return bool(spec.asymmetric)
+
+
 def _all(*conditions: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda spec: all(holds(spec) for holds in conditions)
 
@@ -669,8 +693,17 @@ _POWER_OF_TWO = _refuse(
     "int16 with pot_scale_int16 and scales that are powers of two has a rule of its own, which is not established",
 )
 
+_FLOAT32 = _row(
+    "DEPTHWISE_CONV_2D FULLY_CONNECTED AVERAGE_POOL_2D MAX_POOL_2D SOFTMAX RELU RELU6", _from_float, Rounding.FLOAT32
+)
+
 # LiteRT's optimized kernels on x86 (in the wheel, NEON code by way of SSE), one thread. int32 sums end in ruy.
 _LITERT_OPT = (
+    _row("CONV_2D", _all(_hybrid, _grouped), Rounding.HYBRID_STEPS),
+    _row("DEPTHWISE_CONV_2D", _hybrid, Rounding.HYBRID_BLOCK4),
+    _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _hybrid, Rounding.HYBRID),
+    _row("DEPTHWISE_CONV_2D", _from_float, Rounding.FLOAT32_BIAS),
+    _FLOAT32,
     _row("CONV_2D DEPTHWISE_CONV_2D", _all(_on_int16, _int64_sums), Rounding.V3),
     _row("CONV_2D", _all(_on_int16, _grouped), Rounding.V1),
     _row("CONV_2D", _on_int16, Rounding.V1U),
@@ -716,6 +749,10 @@ _LITERT_OPT = (
 # What XNNPACK takes; the operators behind it stay with the optimized kernels (the checks are those of
 # xnnpack_delegate.cc).
 _XNNPACK = (
+    _row("CONV_2D FULLY_CONNECTED", _hybrid, Rounding.QD8),
+    _row("DEPTHWISE_CONV_2D", _hybrid, Rounding.HYBRID_BLOCK4),
+    _row("DEPTHWISE_CONV_2D", _from_float, Rounding.FLOAT32_FUSED),
+    _FLOAT32,
     _refuse(
         "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED",
         _int4_weights,
@@ -745,6 +782,9 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             "litert_ref",
             "LiteRT >= 1.3 with OpResolverType.BUILTIN_REF (measured on 2.3.0)",
             (
+                _row("CONV_2D", _all(_hybrid, _asymmetric), Rounding.HYBRID_STEPS),
+                _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _hybrid, Rounding.HYBRID),
+                _FLOAT32,
                 _row("CONV_2D DEPTHWISE_CONV_2D", _on_uint8, Rounding.V1, Product.F32),
                 _row("CONV_2D DEPTHWISE_CONV_2D", _all(_on_int16, _int64_sums), Rounding.V3),
                 _row("CONV_2D DEPTHWISE_CONV_2D", _signed, Rounding.V1),

@@ -14,7 +14,7 @@ from gpuq.ops.spec import Spec
 
 
 class ReferencePlan:
-    """Calls reference(); constant operands are one run that broadcasts over all."""
+    """Calls reference(); constant operands are one run that broadcasts over all, those left out (a bias) come last."""
 
     def __init__(self, spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -> None:
         self.spec = spec
@@ -34,7 +34,7 @@ class ReferencePlan:
         stream: object = None,
     ) -> None:
         activations = iter(inputs)
-        operands = [next(activations) if constant is None else constant for constant in self._constants]
+        operands = [next(activations, None) if constant is None else constant for constant in self._constants]
         runs, *shape = outputs[0].shape
         # Of constants alone (a constant for a variable) there is one run.
         outputs[0][...] = reference(self.spec, self._rule, *operands).reshape(runs if inputs else 1, *shape)

@@ -55,7 +55,7 @@ _OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "FULLY_CONNECTED": (
             "FullyConnectedOptions",
-            "FusedActivationFunction WeightsFormat KeepNumDims QuantizedBiasType",
+            "FusedActivationFunction WeightsFormat KeepNumDims AsymmetricQuantizeInputs QuantizedBiasType",
         ),
         "ADD": ("AddOptions", "FusedActivationFunction PotScaleInt16"),
         "SUB": ("SubOptions", "FusedActivationFunction PotScaleInt16"),

@@ -27,9 +27,13 @@ from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.dequantize import DequantizeSpec
 from gpuq.ops.elu import EluSpec
+from gpuq.ops.float32.pool_2d import FloatAveragePool2dSpec, FloatMaxPool2dSpec
+from gpuq.ops.float32.softmax import FloatRelu6Spec, FloatReluSpec, FloatSoftmaxSpec
+from gpuq.ops.float32.weighted import FloatDepthwiseConv2dSpec, FloatFullyConnectedSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.gather import GatherNdSpec, GatherSpec
 from gpuq.ops.hard_swish import HardSwishSpec
+from gpuq.ops.hybrid import HybridConv2dSpec, HybridDepthwiseConv2dSpec, HybridFullyConnectedSpec
 from gpuq.ops.l2_normalization import L2NormalizationSpec
 from gpuq.ops.leaky_relu import LeakyReluSpec, PreluSpec
 from gpuq.ops.logistic import LogisticSpec
@@ -153,6 +157,18 @@ class OperatorView:
             raise self.fail(f"fused activation {number} is not in the schema")
         return _ACTIVATIONS[number]
 
+    @property
+    def is_float(self) -> bool:
+        """The data is float32 on both sides."""
+        return self.x().dtype == FLOAT32 and self.out.dtype == FLOAT32
+
+    @property
+    def float_activation(self) -> str | None:
+        """As activation; float32 kernels compute what the quantized ones ignore."""
+        if self.option("FusedActivationFunction") in (4, 5):
+            raise InputTypeError(f"{self.raw.name}: a fused TANH or SIGN_BIT on float32 is not supported")
+        return self.activation
+
     def window(
         self, kernel_h: int, kernel_w: int, *, dilated: bool = True, image: tuple[int, int] | None = None
     ) -> Window2d:
@@ -227,6 +243,9 @@ class OperatorView:
 
     def weights_and_bias(self, x: int = 0, bias_position: int = 2) -> None:
         """Checks what the Specs cannot see of weights and bias."""
+        if self.is_float:
+            self.float_weights_and_bias()
+            return
         self.quant(self.x(x))  # of a float layer say that, not what follows for its bias
         self.constant(1, "weights")
         if self.has(bias_position):
@@ -237,6 +256,23 @@ class OperatorView:
             quant = self.x(bias_position).quant
             if quant is not None and quant.zero_points.any():
                 raise self.fail(f"bias zero point {quant.zero_point} must be 0")
+
+    def float_weights_and_bias(self) -> None:
+        """As weights_and_bias, of a layer whose data is float32: int8 or float32 weights, float32 bias."""
+        self.constant(1, "weights")
+        weights = self.x(1)
+        if weights.dtype not in (INT8, FLOAT32) or (weights.dtype == FLOAT32 and self.raw.name == "CONV_2D"):
+            raise InputTypeError(f"{self.raw.name}: float32 tensors with weights of {weights.dtype} are not supported")
+        if weights.is_int4:
+            raise InputTypeError(f"{self.raw.name}: float32 tensors with weights of int4 are not supported")
+        if self.has(2):
+            bias = self.constant(2, "bias")
+            if bias.dtype != FLOAT32:
+                raise InputTypeError(
+                    f"{self.raw.name}: bias of {bias.dtype} beside float32 tensors is not supported; it must be float32"
+                )
+        elif self.raw.name != "FULLY_CONNECTED":
+            raise InputTypeError(f"{self.raw.name}: float32 tensors without a bias are not supported")
 
 
 Converted = tuple[Spec, Shape]
@@ -255,6 +291,19 @@ def _conv2d(view: OperatorView) -> Converted:
             f"input C={in_c} (NHWC {shape_text(view.x().shape)}) must be a multiple of weights "
             f"I={group_c} (OHWI {shape_text(weights.shape)})"
         )
+    if view.is_float:
+        hybrid = HybridConv2dSpec(
+            in_h=in_h,
+            in_w=in_w,
+            in_c=in_c,
+            out_c=out_c,
+            window=view.window(kernel_h, kernel_w),
+            groups=in_c // group_c,
+            w_quant=view.quant(weights),
+            activation=view.float_activation,
+        )
+        _check_bias_shape(view, out_c)
+        return hybrid, (n, *hybrid.output_shape)
     spec = Conv2dSpec(
         in_h=in_h,
         in_w=in_w,
@@ -288,6 +337,16 @@ def _depthwise_conv2d(view: OperatorView) -> Converted:
     # The runtimes ignore the file's depth_multiplier in favour of the shapes.
     if out_c % in_c:
         raise view.fail(f"weights O={out_c} must be a multiple of input C={in_c}")
+    if view.is_float:
+        geometry: dict[str, Any] = dict(
+            in_h=in_h, in_w=in_w, in_c=in_c, multiplier=out_c // in_c, window=view.window(kernel_h, kernel_w)
+        )
+        _check_bias_shape(view, out_c)
+        if weights.dtype == FLOAT32:
+            plain = FloatDepthwiseConv2dSpec(**geometry, activation=view.float_activation)
+            return plain, (n, *plain.output_shape)
+        hybrid = HybridDepthwiseConv2dSpec(**geometry, w_quant=view.quant(weights), activation=view.float_activation)
+        return hybrid, (n, *hybrid.output_shape)
     spec = DepthwiseConv2dSpec(
         in_h=in_h,
         in_w=in_w,
@@ -319,17 +378,29 @@ def _fully_connected(view: OperatorView) -> Converted:
     keeps = bool(view.option("KeepNumDims"))
     if elements % in_c or (keeps and x_shape[-1:] != (in_c,)):
         raise view.fail(f"input {shape_text(x_shape)} does not fall into rows of weights I={in_c}")
-    spec = FullyConnectedSpec(
-        in_c=in_c,
-        out_c=out_c,
-        x_quant=view.quant(view.x()),
-        w_quant=view.quant(weights),
-        out_quant=view.quant(view.out),
-        activation=view.activation,
-        weight_bits=4 if weights.is_int4 else 8,
-        has_bias=view.has(2),
-        bias_dtype=view.bias_dtype(),
-    )
+    spec: Spec
+    if not view.is_float:
+        spec = FullyConnectedSpec(
+            in_c=in_c,
+            out_c=out_c,
+            x_quant=view.quant(view.x()),
+            w_quant=view.quant(weights),
+            out_quant=view.quant(view.out),
+            activation=view.activation,
+            weight_bits=4 if weights.is_int4 else 8,
+            has_bias=view.has(2),
+            bias_dtype=view.bias_dtype(),
+        )
+    elif weights.dtype == FLOAT32:
+        spec = FloatFullyConnectedSpec(in_c=in_c, out_c=out_c, activation=view.float_activation)
+    else:
+        spec = HybridFullyConnectedSpec(
+            in_c=in_c,
+            out_c=out_c,
+            w_quant=view.quant(weights),
+            activation=view.float_activation,
+            asymmetric_inputs=bool(view.option("AsymmetricQuantizeInputs")),
+        )
     _check_bias_shape(view, out_c)
     return spec, (*x_shape[:-1], out_c) if keeps else (elements // in_c, out_c)
 
@@ -353,6 +424,15 @@ def _binary(spec_type: type[BinarySpec]) -> Callable[[OperatorView], Converted]:
 def _pool(spec_type: type[AveragePool2dSpec] | type[MaxPool2dSpec]) -> Callable[[OperatorView], Converted]:
     def convert(view: OperatorView) -> Converted:
         n, in_h, in_w, in_c = view.image()
+        if view.is_float:
+            plain = (FloatAveragePool2dSpec if spec_type is AveragePool2dSpec else FloatMaxPool2dSpec)(
+                in_h=in_h,
+                in_w=in_w,
+                in_c=in_c,
+                window=view.window(view.option("FilterHeight"), view.option("FilterWidth"), dilated=False),
+                activation=view.float_activation,
+            )
+            return plain, (n, *plain.output_shape)
         spec = spec_type(
             in_h=in_h,
             in_w=in_w,
@@ -401,6 +481,8 @@ def _softmax(view: OperatorView) -> Converted:
     shape = view.x().shape
     if not shape:
         raise view.fail("input must have rank 1 or more")
+    if view.is_float:
+        return FloatSoftmaxSpec(depth=shape[-1], beta=view.option("Beta")), shape
     spec = SoftmaxSpec(
         depth=shape[-1],
         x_quant=view.quant(view.x()),
@@ -489,9 +571,14 @@ def _dequantize(view: OperatorView) -> Converted:
     return DequantizeSpec(shape=x.shape, x_quant=view.quant(x)), x.shape
 
 
+_FLOAT_UNARY: Mapping[type[UnarySpec], type[FloatReluSpec]] = {ReluSpec: FloatReluSpec, Relu6Spec: FloatRelu6Spec}
+
+
 def _unary(spec_type: type[UnarySpec]) -> Callable[[OperatorView], Converted]:
     def convert(view: OperatorView) -> Converted:
         x = view.x()
+        if view.is_float and spec_type in _FLOAT_UNARY:
+            return _FLOAT_UNARY[spec_type](shape=x.shape), x.shape
         return spec_type(shape=x.shape, x_quant=view.quant(x), out_quant=view.quant(view.out)), x.shape
 
     return convert

@@ -25,6 +25,7 @@ from gpuq.ops import (
     fully_connected,
     gather,
     hard_swish,
+    hybrid,
     l2_normalization,
     leaky_relu,
     logistic,
@@ -53,6 +54,9 @@ from gpuq.ops import (
     transpose_conv,
     variable,
 )
+from gpuq.ops.float32 import pool_2d as float_pool_2d
+from gpuq.ops.float32 import softmax as float_softmax
+from gpuq.ops.float32 import weighted as float_weighted
 from gpuq.ops.spec import Spec
 
 REFERENCES: Mapping[type[Spec], Callable[..., npt.NDArray[Any]]] = MappingProxyType(
@@ -70,10 +74,20 @@ REFERENCES: Mapping[type[Spec], Callable[..., npt.NDArray[Any]]] = MappingProxyT
         depthwise_conv2d.DepthwiseConv2dSpec: depthwise_conv2d.reference,
         dequantize.DequantizeSpec: dequantize.reference,
         elu.EluSpec: elu.reference,
+        float_pool_2d.FloatAveragePool2dSpec: float_pool_2d.reference,
+        float_pool_2d.FloatMaxPool2dSpec: float_pool_2d.reference,
+        float_softmax.FloatRelu6Spec: float_softmax.relu,
+        float_softmax.FloatReluSpec: float_softmax.relu,
+        float_softmax.FloatSoftmaxSpec: float_softmax.softmax,
+        float_weighted.FloatDepthwiseConv2dSpec: float_weighted.depthwise_conv2d,
+        float_weighted.FloatFullyConnectedSpec: float_weighted.fully_connected,
         fully_connected.FullyConnectedSpec: fully_connected.reference,
-        gather.GatherSpec: gather.reference,
         gather.GatherNdSpec: gather.nd_reference,
+        gather.GatherSpec: gather.reference,
         hard_swish.HardSwishSpec: hard_swish.reference,
+        hybrid.HybridConv2dSpec: hybrid.conv2d,
+        hybrid.HybridDepthwiseConv2dSpec: hybrid.depthwise_conv2d,
+        hybrid.HybridFullyConnectedSpec: hybrid.fully_connected,
         l2_normalization.L2NormalizationSpec: l2_normalization.reference,
         leaky_relu.LeakyReluSpec: leaky_relu.reference,
         leaky_relu.PreluSpec: leaky_relu.prelu_reference,
