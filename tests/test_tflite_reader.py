@@ -1305,6 +1305,17 @@ def test_float_networks_say_so(material: Path) -> None:
     assert "ADD: float32" in str(caught.value)
 
 
+def test_float_operators_without_a_rule_are_refused() -> None:
+    """A quantized function of one code is not mistaken for a clamp, nor int4 weights for int8."""
+    x = TensorDef((1, 7), np.float32)
+    for op in ("TANH", "LOGISTIC", "ABS", "RELU_N1_TO_1"):
+        refused(only(op, [x], x), UnsupportedModel, f"{op}: float32")
+    weights = TensorDef((1, 7), np.int8, 1.0, data=INT4_VALUES.reshape(1, 7), int4=True)
+    out = TensorDef((1, 1), np.float32)
+    content = only("FULLY_CONNECTED", [x, weights, None], out, schema.FullyConnectedOptionsT())
+    refused(content, UnsupportedModel, "FULLY_CONNECTED: float32 tensors with weights of int4")
+
+
 def test_errors_name_the_file(tmp_path: Path) -> None:
     path = tmp_path / "net.tflite"
     path.write_bytes(b"no model at all")
