@@ -40,9 +40,11 @@ class Rounding(Enum):
     V1U = "v1u"
     """Double rounding with both ties up (ruy on x86, NEON epilogues)."""
     V1U_BLOCK8 = "v1u_block8"
-    """V1U in whole blocks of 8 output channels, V1 in the rest (DEPTHWISE_CONV_2D of LiteRT's optimized kernels)."""
+    """V1U in whole blocks of 8 output channels, V1 in the rest (DEPTHWISE_CONV_2D and TRANSPOSE_CONV of LiteRT's
+    optimized kernels)."""
     V1U_BLOCK16 = "v1u_block16"
-    """V1U in whole blocks of 16 channels (MEAN) or elements (QUANTIZE), V1 in the rest (LiteRT's optimized kernels)."""
+    """V1U in whole blocks of 16 channels (MEAN) or elements (QUANTIZE, TRANSPOSE_CONV of uint8), V1 in the rest
+    (LiteRT's optimized kernels)."""
     V2 = "v2"
     """One rounding, ties up (TFLITE_SINGLE_ROUNDING, CMSIS-NN's single rounding, ruy on ARM)."""
     V3 = "v3"
@@ -52,35 +54,41 @@ class Rounding(Enum):
     of int16 in LiteRT's optimized kernels)."""
     V4 = "v4"
     """One float32 product, rounded half to even (XNNPACK)."""
+    V4_INT28 = "v4_int28"
+    """V4 on sums modulo 2^28 (FULLY_CONNECTED of XNNPACK with int4 weights, which it holds sixteenfold)."""
     V6 = "v6"
     """One float64 product, rounded half away from zero (LiteRT's reference FULLY_CONNECTED since 1.3)."""
     Q20 = "q20"
     """Both codes times a 21-bit multiplier, one sum, one shift, ties up (ADD and SUB of XNNPACK)."""
     Q8 = "q8"
-    """The factor in 1/256, one shift, ties up (QUANTIZE of codes in XNNPACK)."""
+    """The factor in 1/256, one shift, ties up (QUANTIZE of codes and LEAKY_RELU in XNNPACK)."""
     Q11 = "q11"
     """Weights in 1/2048 from float32 positions, one shift, ties up (RESIZE_BILINEAR of XNNPACK)."""
     FIXED_POINT = "fixed_point"
-    """gemmlowp fixed-point functions (SOFTMAX; LOGISTIC in TFLite Micro)."""
+    """gemmlowp fixed-point functions (SOFTMAX, HARD_SWISH, L2_NORMALIZATION; LOGISTIC, TANH in TFLite Micro)."""
     FIXED_POINT_SINGLE = "fixed_point_single"
-    """As fixed_point, where a build rounds once: SOFTMAX caps its factor at 2^30 - 1 and not at 2^31 - 1."""
+    """As fixed_point, where a build rounds once: V2 in place of V1 (LOGISTIC, TANH, L2_NORMALIZATION), and SOFTMAX caps
+    its factor at 2^30 - 1 and not at 2^31 - 1."""
     TABLE_F32 = "table_f32"
     """A 256-entry table computed in float32 (LOGISTIC, TANH, ELU in LiteRT, SOFTMAX of its optimized kernels)."""
     TABLE_F64 = "table_f64"
     """A 256-entry table computed in float64, ties to even (LOGISTIC of XNNPACK)."""
+    TABLE_F32_EVEN = "table_f32_even"
+    """As table_f32, but the zero point joins before rounding, ties to even (TANH and ELU of XNNPACK)."""
     TABLE_F32_EXP = "table_f32_exp"
     """As table_f32, with exp(x) - 1 in place of expm1(x) (ELU in TFLite Micro)."""
     V1_BYTES = "v1_bytes"
     """V1 on int8 codes taken for the unsigned bytes that hold them (SUM in LiteRT's reference kernels)."""
     AFFINE_F32 = "affine_f32"
-    """float32 quotients and products as quantize.h, dequantize.h and concatenation.h write them."""
+    """float32 quotients and products as quantize.h, dequantize.h, concatenation.h and optimized/reduce.h (SUM of
+    LiteRT's optimized kernels) write them."""
     AFFINE_F32_BLOCK8 = "affine_f32_block8"
     """In whole blocks of 8 elements, float32(q * s) + float32(-zp * s); affine_f32 in the rest (DEQUANTIZE of LiteRT's
     optimized kernels)."""
     AFFINE_F32_PIXEL = "affine_f32_pixel"
     """As affine_f32, but a pixel's four weights are multiplied first (RESIZE_BILINEAR of the optimized kernels)."""
     RECIPROCAL_F32 = "reciprocal_f32"
-    """float32 products by the reciprocal of the scale, ties to even (QUANTIZE from float and MEAN of XNNPACK)."""
+    """float32 products by the reciprocal of the scale, ties to even (QUANTIZE from float, MEAN and SUM of XNNPACK)."""
     RECIPROCAL_F32_BLOCK8 = "reciprocal_f32_block8"
     """reciprocal_f32 in whole blocks of 8 elements, the quotient in float64 and ties away from zero in the rest
     (QUANTIZE from float of LiteRT's optimized kernels)."""
@@ -313,6 +321,16 @@ def requantize_v4(acc: npt.NDArray[Any], real: npt.NDArray[Any] | float) -> Int6
     return np.asarray(np.rint(scaled), np.int64)
 
 
+def requantize_v4_int28(acc: npt.NDArray[Any], real: npt.NDArray[Any] | float) -> Int64Array:
+    """V4 on sums modulo 2^28, in [-2^27, 2^27).
+
+    Weights of 4 bits lie in the upper half of their bytes: sums are sixteenfold in an int32, and shifted back.
+
+    Source: XNNPACK 75db3c093, src/qs8-qc4w-gemm, src/reference/packing.cc (xnn_pack_qs8_qc4w_gemm_goi_w).
+    """
+    return requantize_v4(wrap_int32(np.asarray(acc, np.int64) << 4) >> 4, real)
+
+
 def requantize_v6(acc: npt.NDArray[Any], real: npt.NDArray[Any] | float) -> Int64Array:
     """acc * real in float64, rounded half away from zero.
 
@@ -325,6 +343,21 @@ def requantize_v6(acc: npt.NDArray[Any], real: npt.NDArray[Any] | float) -> Int6
 def sums_wrap(rounding: Rounding, bias_dtype: np.dtype[Any]) -> bool:
     """Whether sums are int32, modulo 2^32: V3 takes int64, V6 what the bias is, the other rules int32."""
     return not (rounding is Rounding.V3 or (rounding is Rounding.V6 and bias_dtype == np.int64))
+
+
+def q8_multiplier(x_scale: float, out_scale: float, slope: float = 1.0) -> int:
+    """float32(x_scale / out_scale) * slope in 1/256, ties to even.
+
+    Source: XNNPACK 75db3c093, src/microparams-init.c (xnn_init_qs8_cvt_scalar_params,
+    xnn_init_qs8_lrelu_scalar_params).
+    """
+    ratio = np.float32(x_scale) / np.float32(out_scale) * np.float32(slope)
+    return int(np.rint(np.float32(256) * ratio))
+
+
+def requantize_q8(acc: npt.NDArray[Any], multiplier: npt.NDArray[Any] | int) -> Int64Array:
+    """acc * multiplier / 256, ties up."""
+    return np.asarray((np.asarray(acc, np.int64) * np.asarray(multiplier, np.int64) + 128) >> 8)
 
 
 V1U_BLOCKS: Mapping[Rounding, int] = MappingProxyType({Rounding.V1U_BLOCK8: 8, Rounding.V1U_BLOCK16: 16})
@@ -374,7 +407,11 @@ def requantize(acc: npt.NDArray[Any], rounding: Rounding, reals: npt.NDArray[np.
         Rounding.V2: requantize_v2,
         Rounding.V3: requantize_v3,
     }
-    floating_point = {Rounding.V4: requantize_v4, Rounding.V6: requantize_v6}
+    floating_point = {
+        Rounding.V4: requantize_v4,
+        Rounding.V4_INT28: requantize_v4_int28,
+        Rounding.V6: requantize_v6,
+    }
     if rounding in fixed_point:
         return fixed_point[rounding](acc, *quantize_multipliers(reals))
     if rounding in floating_point:
@@ -564,8 +601,13 @@ def _product_within(low: float, high: float) -> Callable[[Any], bool]:
 
 
 def _xnnpack_weights(spec: Any) -> bool:
-    """Weights that XNNPACK takes: scales in float32's normal range, int8 without zero point, uint8 with any."""
+    """Weights that XNNPACK takes: scales in float32's normal range, int8 without zero point, uint8 with any.
+
+    Of int4 weights those of FULLY_CONNECTED, whole bytes of them in a row.
+    """
     quant = spec.w_quant
+    if getattr(spec, "weight_bits", 8) == 4 and (spec.op != "FULLY_CONNECTED" or spec.in_c % 2):
+        return False
     symmetric = quant.dtype == np.uint8 or not quant.zero_points.any()
     return bool(symmetric and (quant.scales >= np.finfo(np.float32).tiny).all())
 
@@ -610,6 +652,49 @@ def _no_int16(spec: Any) -> bool:
 def _factor_from_256(spec: Any) -> bool:
     scales = spec.x_quant.scalar_scale(), spec.w_quant.scales, spec.out_quant.scalar_scale()
     return bool((real_multipliers(*scales, Product.ALL_F32) >= 256).any())
+
+
+def _no_convolution_back(spec: Any) -> bool:
+    """A TRANSPOSE_CONV of whose output no convolution with this padding makes the input."""
+    window = spec.window
+    same = spec.padding == "same"
+    made = (
+        (out + stride - (1 if same else kernel)) // stride
+        for out, kernel, stride in (
+            (spec.out_h, window.kernel_h, window.stride_h),
+            (spec.out_w, window.kernel_w, window.stride_w),
+        )
+    )
+    return tuple(made) != (spec.in_h, spec.in_w)
+
+
+def _xnnpack_transposes(spec: Any) -> bool:
+    """A TRANSPOSE_CONV that XNNPACK's deconvolution takes."""
+    window = spec.window
+    covers = window.kernel_h >= window.stride_h and window.kernel_w >= window.stride_w
+    return bool(spec.padding == "valid" or covers)
+
+
+def _xnnpack_slopes(spec: Any) -> bool:
+    """A LEAKY_RELU whose factors XNNPACK takes: within what 1/256 in int16 can hold."""
+    alpha = np.float32(spec.alpha)
+    with np.errstate(over="ignore", under="ignore"):
+        positive = np.float32(spec.x_quant.scalar_scale()) / np.float32(spec.out_quant.scalar_scale())
+        negative = positive * alpha
+    normal = abs(alpha) >= np.finfo(np.float32).tiny
+    return bool(normal and 2**-8 <= positive <= 2**7 and -127.99609375 <= negative <= 128 and abs(negative) >= 2**-8)
+
+
+def _symmetric_right(spec: Any) -> bool:
+    return bool(spec.b_quant.scalar_zero_point() == 0)
+
+
+def _int4_with_zero_point(spec: Any) -> bool:
+    return bool(spec.weight_bits == 4 and spec.w_quant.zero_points.any())
+
+
+def _otherwise(condition: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda spec: not condition(spec)
 
 
 def _same_dtype(spec: Any) -> bool:
@@ -684,8 +769,30 @@ _TFLM_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """What kinds of numbers the runtimes move; measured, for the sources do not say all of it."""
+# What only compares, chooses, converts or moves elements, but for comparisons of codes: alike in TFLite Micro's builds.
+_TFLM_ELEMENTS = (
+    _row(_COMPARISONS, _of_kinds("int32", "int64"), Rounding.EXACT),
+    _row("EQUAL NOT_EQUAL", _of_kinds("bool"), Rounding.EXACT),
+    _row("MAXIMUM MINIMUM", _of_kinds("int8", "int32", "int64"), Rounding.EXACT),
+    _row("REDUCE_MAX REDUCE_MIN SELECT_V2", _on_int8, Rounding.EXACT),
+    _row("CAST", _cast_in_micro, Rounding.EXACT),
+    *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _TFLM_MOVEMENTS.items()),
+    *_TFLM_VARIABLES,
+)
+
+# Arithmetic that is alike in LiteRT's reference and optimized kernels, and what both refuse.
+_LITERT_ARITHMETIC = (
+    _refuse("FULLY_CONNECTED", _int4_with_zero_point, "LiteRT takes no zero point with int4 weights"),
+    _refuse("TRANSPOSE_CONV", _no_convolution_back, "a convolution of the output image does not give the input's size"),
+    _row("RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1", _always, Rounding.V1, Product.ALL_F32),
+    _row("LEAKY_RELU PRELU ABS RSQRT", _always, Rounding.V1, Product.ALL_F32),
+    _row("SQUARED_DIFFERENCE", _always, Rounding.V1),
+    _row("HARD_SWISH L2_NORMALIZATION", _always, Rounding.FIXED_POINT),
+    _row("LOGISTIC TANH SQRT", _on_codes, Rounding.TABLE_F32),
+)
 
 _NO_BIAS = "without a bias, XNNPACK leaves it to LiteRT's optimized kernels, which crash"
+_FACTOR_FROM_256 = "XNNPACK takes it and fails, for a factor x scale * w scale / out scale is 256 or more"
 
 _POWER_OF_TWO = _refuse(
     "ADD SUB",
@@ -704,6 +811,7 @@ _LITERT_OPT = (
     _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _hybrid, Rounding.HYBRID),
     _row("DEPTHWISE_CONV_2D", _from_float, Rounding.FLOAT32_BIAS),
     _FLOAT32,
+    *_LITERT_ARITHMETIC,
     _row("CONV_2D DEPTHWISE_CONV_2D", _all(_on_int16, _int64_sums), Rounding.V3),
     _row("CONV_2D", _all(_on_int16, _grouped), Rounding.V1),
     _row("CONV_2D", _on_int16, Rounding.V1U),
@@ -729,14 +837,19 @@ _LITERT_OPT = (
     _row("FULLY_CONNECTED", _per_channel, Rounding.V1U),
     _row("FULLY_CONNECTED", _always, Rounding.V1U, Product.F32),
     _refuse("ADD MUL", _beyond_int16, "results beyond int16 differ between the vectors of LiteRT's optimized kernels"),
-    _row("MUL RELU RELU6", _always, Rounding.V1, Product.ALL_F32),
+    _row("TRANSPOSE_CONV", _on_int8, Rounding.V1U_BLOCK8),
+    _row("TRANSPOSE_CONV", _on_uint8, Rounding.V1U_BLOCK16, Product.F32),
+    _row("BATCH_MATMUL", _on_int8, Rounding.V1, Product.F32),
+    _row("MUL", _always, Rounding.V1, Product.ALL_F32),
     _row("ADD SUB", _always, Rounding.V1),
+    _row("SUM", _always, Rounding.AFFINE_F32),
+    _row("ELU", _on_int8, Rounding.TABLE_F32),
     _row("MEAN", _images_to_pixels, Rounding.V1U_BLOCK16),
     _row("MEAN", _always, Rounding.V1),
     _row("QUANTIZE", _from_float, Rounding.RECIPROCAL_F32_BLOCK8),
     _row("QUANTIZE", _always, Rounding.V1U_BLOCK16),
     _row("DEQUANTIZE", _always, Rounding.AFFINE_F32_BLOCK8),
-    _row("SOFTMAX LOGISTIC", _always, Rounding.TABLE_F32),
+    _row("SOFTMAX", _always, Rounding.TABLE_F32),
     _refuse("RESIZE_BILINEAR", _all(_on_uint8, _eightfold_channels), "its eightfold enlargement of uint8 is not read"),
     _row("RESIZE_BILINEAR", _on_uint8, Rounding.AFFINE_F32_PIXEL),
     _row("RESIZE_BILINEAR", _on_int8, Rounding.EXACT),
@@ -753,24 +866,33 @@ _XNNPACK = (
     _row("DEPTHWISE_CONV_2D", _hybrid, Rounding.HYBRID_BLOCK4),
     _row("DEPTHWISE_CONV_2D", _from_float, Rounding.FLOAT32_FUSED),
     _FLOAT32,
-    _refuse(
-        "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED",
-        _int4_weights,
-        "with int4 weights it does not follow XNNPACK's rules for int8 (measured), nor any established here",
-    ),
+    *(row for row in _LITERT_ARITHMETIC if row.rule is None),
     _refuse("DEPTHWISE_CONV_2D", _no_bias, _NO_BIAS),
     _refuse(
         "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED",
         _all(_xnnpack_weights, _factor_from_256),
-        "XNNPACK takes it and fails, for a factor x scale * w scale / out scale is 256 or more",
+        _FACTOR_FROM_256,
     ),
+    _refuse("TRANSPOSE_CONV", _all(_xnnpack_weights, _xnnpack_transposes, _factor_from_256), _FACTOR_FROM_256),
+    _row("FULLY_CONNECTED", _all(_xnnpack_weights, _int4_weights), Rounding.V4_INT28, Product.ALL_F32, Bounds.EVEN),
     _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _xnnpack_weights, Rounding.V4, Product.ALL_F32, Bounds.EVEN),
+    _row(
+        "TRANSPOSE_CONV",
+        _all(_xnnpack_weights, _xnnpack_transposes),
+        Rounding.V4,
+        Product.ALL_F32,
+        Bounds.EVEN,
+    ),
+    _refuse("BATCH_MATMUL", _all(_symmetric_right, _otherwise(_product_within(0, 2**8))), _FACTOR_FROM_256),
+    _row("BATCH_MATMUL", _symmetric_right, Rounding.V4, Product.ALL_F32),
     _row("ADD SUB", _ratio_within(2**-10, 2**8, "a_quant", "b_quant"), Rounding.Q20, Product.ALL_F32, Bounds.EVEN),
     _row("MUL", _product_within(2**-16, 2**8), Rounding.V4, Product.ALL_F32, Bounds.EVEN),
-    _row("MEAN", _always, Rounding.RECIPROCAL_F32),
+    _row("MEAN SUM", _always, Rounding.RECIPROCAL_F32),
+    _row("LEAKY_RELU", _xnnpack_slopes, Rounding.Q8),
     _row("QUANTIZE", _from_float, Rounding.RECIPROCAL_F32),
     _row("QUANTIZE", _all(_same_dtype, _ratio_within(2**-8, 2**7, "x_quant", inclusive=True)), Rounding.Q8),
     _row("LOGISTIC", _always, Rounding.TABLE_F64),
+    _row("TANH ELU", _always, Rounding.TABLE_F32_EVEN),
     _row("RESIZE_BILINEAR", _always, Rounding.Q11),
     _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
     _row("MAX_POOL_2D", _no_stride_beyond_window, Rounding.EXACT, bounds=Bounds.EVEN),
@@ -785,6 +907,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("CONV_2D", _all(_hybrid, _asymmetric), Rounding.HYBRID_STEPS),
                 _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _hybrid, Rounding.HYBRID),
                 _FLOAT32,
+                *_LITERT_ARITHMETIC,
                 _row("CONV_2D DEPTHWISE_CONV_2D", _on_uint8, Rounding.V1, Product.F32),
                 _row("CONV_2D DEPTHWISE_CONV_2D", _all(_on_int16, _int64_sums), Rounding.V3),
                 _row("CONV_2D DEPTHWISE_CONV_2D", _signed, Rounding.V1),
@@ -794,17 +917,14 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("TRANSPOSE_CONV", _on_uint8, Rounding.V1, Product.F32),
                 _row("TRANSPOSE_CONV", _on_int8, Rounding.V1),
                 _row("BATCH_MATMUL", _on_int8, Rounding.V1, Product.F32),
-                _row("MUL RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1", _always, Rounding.V1, Product.ALL_F32),
-                _row("LEAKY_RELU PRELU ABS", _always, Rounding.V1, Product.ALL_F32),
-                _row("ADD SUB MEAN SQUARED_DIFFERENCE", _always, Rounding.V1),
+                _row("MUL", _always, Rounding.V1, Product.ALL_F32),
+                _row("ADD SUB MEAN", _always, Rounding.V1),
                 _row("SUM", _on_int8, Rounding.V1_BYTES),
                 _row("SUM", _on_uint8, Rounding.V1),
                 _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
                 _row("QUANTIZE", _always, Rounding.V1),
                 _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
-                _row("SOFTMAX HARD_SWISH L2_NORMALIZATION", _always, Rounding.FIXED_POINT),
-                _row("LOGISTIC TANH SQRT", _always, Rounding.TABLE_F32),
-                _row("RSQRT", _always, Rounding.V1, Product.ALL_F32),
+                _row("SOFTMAX", _always, Rounding.FIXED_POINT),
                 *_LITERT_ELEMENTS,
                 _row("RESIZE_BILINEAR", _on_uint8, Rounding.AFFINE_F32),
                 _row("RESIZE_BILINEAR", _always, Rounding.EXACT),
@@ -831,13 +951,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("SOFTMAX", _on_int16, Rounding.INTERPOLATED_F32),
                 _row("LOGISTIC", _on_int16, Rounding.INTERPOLATED),
                 _row(_COMPARISONS, _on_int8, Rounding.V1),
-                _row(_COMPARISONS, _of_kinds("int32", "int64"), Rounding.EXACT),
-                _row("EQUAL NOT_EQUAL", _of_kinds("bool"), Rounding.EXACT),
-                _row("MAXIMUM MINIMUM", _of_kinds("int8", "int32", "int64"), Rounding.EXACT),
-                _row("REDUCE_MAX REDUCE_MIN SELECT_V2", _on_int8, Rounding.EXACT),
-                _row("CAST", _cast_in_micro, Rounding.EXACT),
-                *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _TFLM_MOVEMENTS.items()),
-                *_TFLM_VARIABLES,
+                *_TFLM_ELEMENTS,
                 _row("RESIZE_BILINEAR", _on_int8, Rounding.EXACT),
                 _row("CONCATENATION", _signed, Rounding.EXACT),
                 _row(f"{_COPIES} {_CODE_MEANS}", _signed, Rounding.EXACT),
@@ -863,11 +977,17 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _all(_on_int16, _int64_sums), Rounding.V3),
                 _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _signed, Rounding.V2),
                 _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V2),
+                _row("TRANSPOSE_CONV BATCH_MATMUL PRELU SUM SQUARED_DIFFERENCE", _on_int8, Rounding.V2),
+                _row("LEAKY_RELU ABS RSQRT", _on_int8, Rounding.V2),
+                _row("ELU", _on_int8, Rounding.TABLE_F32_EXP),
                 _row("RELU6", _signed, Rounding.EXACT),
                 _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
                 _row("QUANTIZE", _always, Rounding.V2),
                 _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
-                _row("SOFTMAX LOGISTIC", _on_int8, Rounding.FIXED_POINT_SINGLE),
+                _row("SOFTMAX LOGISTIC TANH L2_NORMALIZATION", _on_int8, Rounding.FIXED_POINT_SINGLE),
+                _row("HARD_SWISH", _on_int8, Rounding.FIXED_POINT),
+                _row(_COMPARISONS, _on_int8, Rounding.V2),
+                *_TFLM_ELEMENTS,
                 _row("SOFTMAX", _on_int16, Rounding.INTERPOLATED_F32),
                 _row("LOGISTIC", _on_int16, Rounding.INTERPOLATED),
                 _row("RESIZE_BILINEAR", _on_int8, Rounding.EXACT_UP),

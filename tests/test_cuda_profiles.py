@@ -23,6 +23,7 @@ from gpuq.ops.max_pool_2d import MaxPool2dSpec
 from gpuq.ops.mean import MeanSpec
 from gpuq.ops.mul import MulSpec
 from gpuq.ops.quantize import QuantizeSpec
+from gpuq.ops.reduce import SumSpec
 from gpuq.ops.registry import reference
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec
 from gpuq.ops.softmax import SoftmaxSpec
@@ -62,7 +63,7 @@ def test_xnnpack_binary(launcher: HostLauncher, spec_type: Any, rule: Rule, seed
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rounding", [Rounding.V1U_BLOCK16, Rounding.V2, Rounding.RECIPROCAL_F32])
-def test_means(launcher: HostLauncher, rounding: Rounding, seed: int) -> None:
+def test_means_and_sums(launcher: HostLauncher, rounding: Rounding, seed: int) -> None:
     rng = np.random.default_rng([seed, rounding is Rounding.V2, rounding is Rounding.RECIPROCAL_F32])
     for case in range(scaled(30)):
         dtype = ("int8", "uint8")[case % 2]
@@ -70,7 +71,9 @@ def test_means(launcher: HostLauncher, rounding: Rounding, seed: int) -> None:
         scale = float(np.float32(x_quant.scalar_scale() * 2.0 ** rng.integers(-3, 3)))
         shape = (1, int(rng.integers(1, 6)), int(rng.integers(1, 6)), 16 * int(rng.integers(1, 4)))
         out = Quant(scale, x_quant.scalar_zero_point(), dtype=dtype)
-        spec = MeanSpec(x_shape=shape, axes=(1, 2), keep_dims=True, x_quant=x_quant, out_quant=out)
+        # A sum has neither a count to divide by nor blocks of channels.
+        kind = SumSpec if case % 3 == 0 and rounding is not Rounding.V1U_BLOCK16 else MeanSpec
+        spec = kind(x_shape=shape, axes=(1, 2), keep_dims=True, x_quant=x_quant, out_quant=out)
         x = random_codes(rng, (2, *shape), dtype)
         want = reference(spec, Rule(rounding), x)
         run_layer(launcher, reduce.pack(spec, Rule(rounding)), [x], want, rng, f"seed {seed}, case {case}: {spec}")
@@ -158,6 +161,7 @@ def test_channels_in_blocks_take_one_rule_where_there_is_one() -> None:
 
 CODES, FLOATS = Quant(0.5), QuantizeSpec(shape=(20,), x_quant=None, out_quant=Quant(0.5))
 PIXELS = MeanSpec(x_shape=(1, 2, 2, 20), axes=(1, 2), keep_dims=True, x_quant=CODES, out_quant=CODES)
+TOTAL = SumSpec(x_shape=(2, 20), axes=(0,), keep_dims=True, x_quant=CODES, out_quant=CODES)
 IMAGE = ResizeBilinearSpec(in_h=2, in_w=2, in_c=4, out_h=4, out_w=4, dtype=np.dtype("int8"))
 
 
@@ -168,6 +172,7 @@ IMAGE = ResizeBilinearSpec(in_h=2, in_w=2, in_c=4, out_h=4, out_w=4, dtype=np.dt
         (elementwise.pack, FLOATS, Rounding.RECIPROCAL_F32_BLOCK8),
         (elementwise.pack, DequantizeSpec(shape=(20,), x_quant=CODES), Rounding.AFFINE_F32_BLOCK8),
         (reduce.pack, PIXELS, Rounding.V1U_BLOCK16),
+        (reduce.pack, TOTAL, Rounding.AFFINE_F32),
         (resize.pack, IMAGE, Rounding.Q11),
         (resize.pack, IMAGE, Rounding.EXACT_UP),
         (resize.pack, replace(IMAGE, dtype=np.dtype("uint8")), Rounding.AFFINE_F32_PIXEL),

@@ -7,8 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
+from gpuq import Quant
 from gpuq.cuda.transpose_conv import Phase, pack, phases
-from gpuq.numerics import Rounding
+from gpuq.errors import InputValueError
+from gpuq.numerics import Product, Rounding, Rule
 from gpuq.ops.transpose_conv import TransposeConvSpec, reference
 from gpuq.ops.window import Window2d
 
@@ -70,3 +72,42 @@ def test_equals_reference(launcher: HostLauncher, unsigned: bool, seed: int) -> 
         want = reference(spec, rules.rule, x, weights, bias)
         layer = pack(spec, rules.rule, weights, bias)
         run_layer(launcher, layer, [x], want, rng, f"seed {seed}, case {case}: {spec}", align=4 if case % 2 else 1)
+
+
+def uint8_spec(out_h: int, out_c: int, images: int = 1, activation: str | None = None) -> TransposeConvSpec:
+    quant = Quant(1.0, dtype="uint8")
+    return TransposeConvSpec(
+        in_h=out_h,
+        in_w=1,
+        in_c=1,
+        out_h=out_h,
+        out_w=1,
+        out_c=out_c,
+        window=Window2d(kernel_h=1, kernel_w=1),
+        x_quant=quant,
+        w_quant=quant,
+        out_quant=Quant(4.0, 128, dtype="uint8"),
+        activation=activation,
+        images=images,
+    )
+
+
+def test_blocks_of_elements_are_no_blocks_of_channels() -> None:
+    rule = Rule(Rounding.V1U_BLOCK16, Product.F32)
+
+    def macro(spec: TransposeConvSpec) -> str:
+        layer = pack(spec, rule, np.ones(spec.weights_shape, np.uint8), None)
+        return str(layer.parts[0][2].epilogue.rule)
+
+    # 4 * 4 elements of 4 channels are a block, and so are two images of 8; 15 elements are none.
+    assert [macro(uint8_spec(4, 4)), macro(uint8_spec(2, 4, images=2)), macro(uint8_spec(15, 1))] == [
+        "RULE_V1U",
+        "RULE_V1U",
+        "RULE_V1_RIGHT",
+    ]
+    assert macro(uint8_spec(3, 6, activation="relu")) == "RULE_V1_RIGHT"
+    with pytest.raises(InputValueError, match="18 elements under rule v1u_block16: there is no CUDA kernel"):
+        macro(uint8_spec(3, 6))
+    # More than 16 channels, but not whole blocks of all elements.
+    with pytest.raises(InputValueError, match="17 elements"):
+        macro(uint8_spec(1, 17))

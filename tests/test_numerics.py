@@ -322,6 +322,7 @@ class Operator:
     op: str
     dtype: str
     w_quant: Any = None
+    weight_bits: int = 8
 
     @property
     def activation_dtype(self) -> np.dtype[Any]:
@@ -377,8 +378,6 @@ RULES: list[tuple[str, str, str, Quant | None, Rule | None]] = [
     *(("tflm", op, "int8", None, Rule(Rounding.V1)) for op in ("LEAKY_RELU", "PRELU", "ABS", "SUM", "TRANSPOSE_CONV")),
     ("litert_ref", "SUM", "int8", None, Rule(Rounding.V1_BYTES)),
     ("litert_ref", "SUM", "uint8", None, Rule(Rounding.V1)),
-    ("litert_ref", "TRANSPOSE_CONV", "int8", PER_CHANNEL, Rule(Rounding.V1)),
-    ("litert_ref", "TRANSPOSE_CONV", "uint8", PER_TENSOR, Rule(Rounding.V1, Product.F32)),
     ("litert_ref", "BATCH_MATMUL", "int8", None, Rule(Rounding.V1, Product.F32)),
     ("tflm", "BATCH_MATMUL", "int8", None, Rule(Rounding.V1)),
     ("litert_ref", "RESIZE_BILINEAR", "int8", None, Rule(Rounding.EXACT)),

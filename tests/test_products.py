@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -124,7 +125,7 @@ def test_batch_matmul_refuses() -> None:
 def transpose_conv_case(rng: np.random.Generator, dtype: str, padding: str) -> tuple[Any, ...]:
     """(spec, x, weights, bias) of odd sizes."""
     kernel_h, kernel_w, stride_h, stride_w = (int(v) for v in rng.integers(1, (5, 4, 4, 3)))
-    in_h, in_w, in_c, out_c = (int(v) for v in rng.integers(1, (5, 6, 5, 6)))
+    in_h, in_w, in_c, out_c = (int(v) for v in rng.integers(1, (5, 6, 5, 12)))
     out_h, out_w = in_h * stride_h, in_w * stride_w
     if padding == "valid":
         out_h, out_w = (in_h - 1) * stride_h + kernel_h, (in_w - 1) * stride_w + kernel_w
@@ -146,18 +147,36 @@ def transpose_conv_case(rng: np.random.Generator, dtype: str, padding: str) -> t
         w_quant=w_quant,
         out_quant=quant(rng, dtype, -6, -3),
         activation=rng.choice(np.array([None, "relu", "relu6"], object)),
+        padding=padding,
     )
     bias = None if rng.random() < 0.3 else rng.integers(-3000, 3000, out_c).astype(np.int32)
     return spec, codes(rng, (3, in_h, in_w, in_c), dtype), weights, bias
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize(
+    ("dtype", "rule"),
+    [
+        ("int8", V1),
+        ("uint8", V1_F32),
+        ("int8", Rule(Rounding.V2)),
+        ("int8", Rule(Rounding.V1U_BLOCK8)),
+        ("uint8", Rule(Rounding.V1U_BLOCK16, Product.F32)),
+    ],
+)
 @pytest.mark.parametrize("number", range(6))
-def test_transpose_conv(padding: str, dtype: str, number: int, seed: int) -> None:
+def test_transpose_conv(padding: str, dtype: str, rule: Rule, number: int, seed: int) -> None:
     rng = np.random.default_rng([seed, number])
     spec, x, weights, bias = transpose_conv_case(rng, dtype, padding)
-    rule = V1 if dtype == "int8" else V1_F32
+    in_blocks = rule.rounding in (Rounding.V1U_BLOCK8, Rounding.V1U_BLOCK16)
+    if in_blocks:
+        # One run is of three images; ties, and no clamp where they round otherwise.
+        weights, bias = weights // 8 * 8, None if bias is None else bias // 64 * 64
+        one = Quant(1.0, spec.w_quant.zero_points[0] // 8 * 8, dtype=dtype)
+        out_quant = Quant(2.0**6, spec.out_quant.zero_point, dtype=dtype)
+        x_quant = replace(spec.x_quant, scale=1.0)
+        spec = replace(spec, images=3, activation=None, x_quant=x_quant, w_quant=one, out_quant=out_quant)
+        x = x // 8 * 8 + np.asarray(x_quant.scalar_zero_point() % 8, x.dtype)
     window = spec.window
     acc = np.zeros((3, *spec.output_shape), np.int64)
     w_zeros = np.broadcast_to(spec.w_quant.zero_points, spec.out_c)
@@ -179,7 +198,11 @@ def test_transpose_conv(padding: str, dtype: str, number: int, seed: int) -> Non
         real = exact.real_multiplier(
             spec.x_quant.scalar_scale(), scale, spec.out_quant.scalar_scale(), product_in_f32=dtype == "uint8"
         )
-        code = exact.clamp(exact.v1_real(int(acc[index]), real) + zero, low, min(high, spec.out_quant.qmax))
+        if rule.rounding is Rounding.V1U_BLOCK16:
+            requantize = exact.by_channel("v1u_block16", int(np.ravel_multi_index(index, acc.shape)), acc.size)
+        else:
+            requantize = exact.by_channel(rule.rounding.value, index[-1], spec.out_c)
+        code = exact.clamp(requantize(int(acc[index]), real) + zero, low, min(high, spec.out_quant.qmax))
         want[index] = code
     assert_equal_bits(reference(spec, rule, x, weights, bias), want, f"seed {seed}, {spec}")
     plan = cpu.pack(spec, rule, [None, weights, bias])
@@ -255,6 +278,8 @@ def test_transpose_conv_refuses() -> None:
         (dict(window=Window2d(kernel_h=2, kernel_w=1, dilation_h=2)), "dilation is not defined"),
         (dict(w_quant=Quant([1.0, 1.0], axis=3)), "axis 3"),
         (dict(w_quant=Quant(1.0, 3)), "zero point 0"),
+        (dict(images=0), "images=0"),
+        (dict(padding="full"), "padding 'full' must be 'same' or 'valid'"),
     ):
         with pytest.raises(InputValueError, match=message):
             TransposeConvSpec(**(good | change))

@@ -1,4 +1,4 @@
-"""The profiles litert_opt, xnnpack and single: which rule holds where, and the rules that no other file defines again.
+"""The profiles, litert_opt, xnnpack and single above all: which rule holds where, and the rules that no other file defines again.
 
 The definitions are once more Python integers and fractions (exact.py), written from the runtimes' rules and not from
 gpuq. For `single` they are all there is: no wheel runs it.
@@ -16,22 +16,33 @@ import pytest
 
 from gpuq import InputValueError, Quant, UnsupportedModel, cpu, numerics
 from gpuq.numerics import Bounds, Product, Rounding, Rule
+from gpuq.ops.abs_neg import AbsSpec
 from gpuq.ops.add import AddSpec
 from gpuq.ops.average_pool_2d import AveragePool2dSpec
+from gpuq.ops.batch_matmul import BatchMatmulSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.dequantize import DequantizeSpec
+from gpuq.ops.elu import EluSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
+from gpuq.ops.hard_swish import HardSwishSpec
+from gpuq.ops.l2_normalization import L2NormalizationSpec
+from gpuq.ops.leaky_relu import LeakyReluSpec
 from gpuq.ops.logistic import LogisticSpec
 from gpuq.ops.max_pool_2d import MaxPool2dSpec
 from gpuq.ops.mean import MeanSpec
 from gpuq.ops.mul import MulSpec
 from gpuq.ops.quantize import QuantizeSpec
+from gpuq.ops.reduce import SumSpec
 from gpuq.ops.registry import reference
-from gpuq.ops.relu import Relu6Spec, ReluSpec
+from gpuq.ops.relu import Relu6Spec, ReluN1To1Spec, ReluSpec
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec
 from gpuq.ops.softmax import SoftmaxSpec, input_scaling
+from gpuq.ops.sqrt import RsqrtSpec, SqrtSpec
+from gpuq.ops.squared_difference import SquaredDifferenceSpec
 from gpuq.ops.sub import SubSpec
+from gpuq.ops.tanh import TanhSpec
+from gpuq.ops.transpose_conv import TransposeConvSpec
 from gpuq.ops.window import Window2d
 
 from . import exact
@@ -82,6 +93,40 @@ def resize(dtype: str, factor: int = 2, channels: int = 8) -> ResizeBilinearSpec
         half_pixel_centers=True,
         dtype=np.dtype(dtype),
     )
+
+
+def transposed(quant: Quant = INT8, kernel: int = 2, stride: int = 2, **changes: Any) -> TransposeConvSpec:
+    """Of 2x2 pixels 4x4."""
+    window = Window2d(kernel_h=kernel, kernel_w=2, stride_h=stride, stride_w=stride)
+    fields: dict[str, Any] = dict(
+        in_h=2, in_w=2, in_c=4, out_h=4, out_w=4, out_c=4, window=window, x_quant=quant, w_quant=quant, out_quant=quant
+    )
+    return TransposeConvSpec(**(fields | changes))
+
+
+def matmul(a: float = 0.5, b: Quant = INT8) -> BatchMatmulSpec:
+    return BatchMatmulSpec(a_shape=(2, 3), b_shape=(3, 2), a_quant=Quant(a), b_quant=b, out_quant=INT8)
+
+
+def leaky(alpha: float, x: float = 0.5) -> LeakyReluSpec:
+    return LeakyReluSpec(shape=(4,), alpha=alpha, x_quant=Quant(x), out_quant=INT8)
+
+
+def total(dtype: str) -> SumSpec:
+    quant = Quant(0.5, dtype=dtype)
+    return SumSpec(x_shape=(2, 3), axes=(1,), keep_dims=True, x_quant=quant, out_quant=quant)
+
+
+def unary(kind: Any) -> Any:
+    return kind(shape=(4,), x_quant=INT8, out_quant=INT8)
+
+
+def squares() -> SquaredDifferenceSpec:
+    return SquaredDifferenceSpec(a_shape=(4,), b_shape=(4,), a_quant=INT8, b_quant=INT8, out_quant=INT8)
+
+
+def rows_of_unit_length() -> L2NormalizationSpec:
+    return L2NormalizationSpec(depth=4, x_quant=INT8, out_quant=Quant(1 / 128))
 
 
 def pool(kind: Any, window: Window2d) -> Any:
@@ -151,6 +196,69 @@ RULES: list[tuple[str, Any, Rule | None]] = [
     ("xnnpack", pool(MaxPool2dSpec, Window2d(kernel_h=2, kernel_w=2)), Rule(Rounding.EXACT, bounds=Bounds.EVEN)),
     ("xnnpack", pool(MaxPool2dSpec, Window2d(kernel_h=2, kernel_w=2, stride_w=3)), Rule(Rounding.EXACT)),
     ("xnnpack", pool(AveragePool2dSpec, Window2d(kernel_h=2, kernel_w=2)), Rule(Rounding.EXACT)),
+    *(
+        (profile, spec, rule)
+        for profile in ("litert_opt", "xnnpack")
+        for spec, rule in [
+            (conv(weight_bits=4), Rule(Rounding.V1U)),
+            (depthwise(weight_bits=4), Rule(Rounding.V1U_BLOCK8)),
+            (dense(weight_bits=4, in_c=3), Rule(Rounding.V1U, Product.F32)),
+            (dense(weight_bits=4, w_quant=Quant(0.5, 1)), None),
+            (transposed(kernel=1), Rule(Rounding.V1U_BLOCK8)),
+            (transposed(UINT8, kernel=1), Rule(Rounding.V1U_BLOCK16, Product.F32)),
+            (transposed(stride=1), None),
+            (matmul(b=Quant(0.5, 1)), Rule(Rounding.V1, Product.F32)),
+            (leaky(0.0), Rule(Rounding.V1, Product.ALL_F32)),
+            (squares(), Rule(Rounding.V1)),
+            (rows_of_unit_length(), Rule(Rounding.FIXED_POINT)),
+            (unary(HardSwishSpec), Rule(Rounding.FIXED_POINT)),
+            (unary(AbsSpec), Rule(Rounding.V1, Product.ALL_F32)),
+            (unary(SqrtSpec), Rule(Rounding.TABLE_F32)),
+            (unary(RsqrtSpec), Rule(Rounding.V1, Product.ALL_F32)),
+            (unary(ReluN1To1Spec), Rule(Rounding.V1, Product.ALL_F32)),
+        ]
+    ),
+    ("litert_ref", transposed(), Rule(Rounding.V1)),
+    ("litert_ref", transposed(UINT8), Rule(Rounding.V1, Product.F32)),
+    ("litert_ref", transposed(stride=1), None),
+    ("litert_ref", dense(weight_bits=4, w_quant=Quant(0.5, 1)), None),
+    ("litert_opt", transposed(), Rule(Rounding.V1U_BLOCK8)),
+    ("litert_opt", matmul(), Rule(Rounding.V1, Product.F32)),
+    ("litert_opt", dense(weight_bits=4), Rule(Rounding.V1U, Product.F32)),
+    ("litert_opt", leaky(0.25), Rule(Rounding.V1, Product.ALL_F32)),
+    ("litert_opt", total("int8"), Rule(Rounding.AFFINE_F32)),
+    ("litert_opt", total("uint8"), Rule(Rounding.AFFINE_F32)),
+    ("litert_opt", unary(TanhSpec), Rule(Rounding.TABLE_F32)),
+    ("litert_opt", unary(EluSpec), Rule(Rounding.TABLE_F32)),
+    ("xnnpack", dense(weight_bits=4), Rule(Rounding.V4_INT28, Product.ALL_F32, Bounds.EVEN)),
+    ("xnnpack", dense(weight_bits=4, w_quant=Quant(512.0)), None),
+    ("xnnpack", transposed(), V4),
+    ("xnnpack", transposed(UINT8), V4),
+    ("xnnpack", transposed(w_quant=Quant(512.0)), None),
+    ("xnnpack", transposed(padding="valid", window=Window2d(kernel_h=1, kernel_w=1, stride_h=3, stride_w=3)), V4),
+    ("xnnpack", transposed(padding="valid", kernel=3), None),
+    ("xnnpack", matmul(), Rule(Rounding.V4, Product.ALL_F32)),
+    ("xnnpack", matmul(a=256.0), None),
+    ("xnnpack", leaky(0.25), Rule(Rounding.Q8)),
+    ("xnnpack", leaky(-2.0, x=32.0), Rule(Rounding.V1, Product.ALL_F32)),
+    ("xnnpack", leaky(2.0, x=32.0), Rule(Rounding.Q8)),
+    ("xnnpack", leaky(2.0**-9), Rule(Rounding.V1, Product.ALL_F32)),
+    ("xnnpack", leaky(0.5, x=128.0), Rule(Rounding.V1, Product.ALL_F32)),
+    ("xnnpack", total("int8"), Rule(Rounding.RECIPROCAL_F32)),
+    ("xnnpack", unary(TanhSpec), Rule(Rounding.TABLE_F32_EVEN)),
+    ("xnnpack", unary(EluSpec), Rule(Rounding.TABLE_F32_EVEN)),
+    ("single", transposed(), Rule(Rounding.V2)),
+    ("single", transposed(UINT8), None),
+    ("single", matmul(), Rule(Rounding.V2)),
+    ("single", leaky(0.25), Rule(Rounding.V2)),
+    ("single", total("int8"), Rule(Rounding.V2)),
+    ("single", squares(), Rule(Rounding.V2)),
+    ("single", rows_of_unit_length(), Rule(Rounding.FIXED_POINT_SINGLE)),
+    ("single", unary(TanhSpec), Rule(Rounding.FIXED_POINT_SINGLE)),
+    ("single", unary(HardSwishSpec), Rule(Rounding.FIXED_POINT)),
+    ("single", unary(EluSpec), Rule(Rounding.TABLE_F32_EXP)),
+    ("single", unary(AbsSpec), Rule(Rounding.V2)),
+    ("single", unary(SqrtSpec), None),
     ("single", conv(), Rule(Rounding.V2)),
     ("single", dense(), Rule(Rounding.V2)),
     ("single", conv(UINT8), None),
@@ -226,6 +334,26 @@ def test_bounds_of_every_operator_that_has_them() -> None:
             inputs = [given.copy(), *operands] if isinstance(plain, AddSpec | MulSpec) else [given.copy()]
             shaped = launched(plan, inputs, got.shape, got.dtype, np.random.default_rng(0))
             assert np.unique(shaped).tolist() == [highest], (plan.name, bounds)
+
+
+def test_v4_of_28_bits(seed: int) -> None:
+    """By hand, and of FULLY_CONNECTED whose sums reach the end, on the CPU, by the plan's fast way and by its slow one."""
+    acc = np.array([(1 << 27) - 1, 1 << 27, -(1 << 27), -(1 << 27) - 1, 3, 1 << 28])
+    assert numerics.requantize_v4_int28(acc, 2.0**-27).tolist() == [1, -1, -1, 1, 0, 0]
+    rng = np.random.default_rng(seed)
+    rule = Rule(Rounding.V4_INT28, Product.ALL_F32, Bounds.EVEN)
+    for near in (1 << 10, (1 << 27) - 3000, (1 << 31) - 3000):
+        spec = dense(in_c=6, weight_bits=4, out_quant=Quant(2.0**-2 * near / 100))
+        x, weights = rng.integers(-128, 128, (5, 6)).astype(np.int8), rng.integers(-8, 8, (4, 6)).astype(np.int8)
+        bias = (near + rng.integers(0, 3000, 4)).astype(np.int32)
+        want = np.zeros((5, 4), np.int8)
+        for row, column in np.ndindex(want.shape):
+            acc_16 = sum(int(a) * int(b) for a, b in zip(x[row], weights[column], strict=True)) + int(bias[column])
+            real = exact.f32(exact.f32(Fraction(1, 4)) / exact.scale_of(spec.out_quant.scalar_scale()))
+            want[row, column] = exact.clamp(exact.v4(exact.wrap(acc_16 << 4) >> 4, real), -128, 127)
+        assert_equal_bits(reference(spec, rule, x, weights, bias), want, f"seed {seed}, {near}")
+        plan = cpu.pack(spec, rule, [None, weights, bias])
+        assert_equal_bits(launched(plan, [x], want.shape, np.int8, rng), want, f"CPU plan, seed {seed}, {near}")
 
 
 def test_v4_by_hand() -> None:

@@ -20,6 +20,8 @@ from .launching import launched
 from .layers import codes, zero_point
 
 V1, BYTES, EXACT, FIXED = (Rule(r) for r in (Rounding.V1, Rounding.V1_BYTES, Rounding.EXACT, Rounding.FIXED_POINT))
+V2, FIXED_SINGLE = Rule(Rounding.V2), Rule(Rounding.FIXED_POINT_SINGLE)
+AWAY, EVEN = Rule(Rounding.AFFINE_F32), Rule(Rounding.RECIPROCAL_F32)
 SHAPE = (2, 5, 3)
 AXES = [axes for count in range(4) for axes in itertools.combinations(range(3), count)]
 
@@ -44,7 +46,7 @@ def check(spec: Any, rule: Rule, x: np.ndarray, want: list[int], context: object
 
 @pytest.mark.parametrize("axes", AXES)
 @pytest.mark.parametrize("keep_dims", [True, False])
-@pytest.mark.parametrize(("dtype", "rule"), [("int8", V1), ("uint8", V1), ("int8", BYTES)])
+@pytest.mark.parametrize(("dtype", "rule"), [("int8", V1), ("uint8", V1), ("int8", BYTES), ("int8", V2)])
 def test_sum(axes: tuple[int, ...], keep_dims: bool, dtype: str, rule: Rule, seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = codes(rng, (3, *SHAPE), dtype)
@@ -62,9 +64,42 @@ def test_sum(axes: tuple[int, ...], keep_dims: bool, dtype: str, rule: Rule, see
     for group in members:
         values = [value % 256 for value in group] if rule is BYTES else group
         total = sum(values) - spec.x_quant.scalar_zero_point() * len(values)
-        code = exact.clamp(exact.v1_real(total, float(factor)) + spec.out_quant.scalar_zero_point(), low, high)
+        value = (exact.v2_real if rule is V2 else exact.v1_real)(total, float(factor))
+        code = exact.clamp(value + spec.out_quant.scalar_zero_point(), low, high)
         want.append(code - 256 if rule is BYTES and code > 127 else code)
     check(spec, rule, x, want, f"seed {seed}")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize("rule", [AWAY, EVEN])
+def test_sum_in_float32(dtype: str, rule: Rule, seed: int) -> None:
+    """Of scales that are odd multiples of powers of two, so that ties abound, and of any."""
+    rng = np.random.default_rng(seed)
+    for number, axes in enumerate(AXES * 3):
+        ratio = 2.0 ** rng.uniform(-6, 1) if number % 3 == 0 else int(rng.integers(1, 8)) * 2.0 ** rng.integers(-6, 0)
+        x_scale = np.float32(2.0 ** rng.uniform(-6, 0))
+        spec = SumSpec(
+            x_shape=SHAPE,
+            axes=axes,
+            keep_dims=True,
+            x_quant=Quant(x_scale, zero_point(rng, dtype), dtype=dtype),
+            out_quant=Quant(np.float32(float(x_scale) / ratio), zero_point(rng, dtype), dtype=dtype),
+        )
+        x_zero, out_zero = spec.x_quant.scalar_zero_point(), spec.out_quant.scalar_zero_point()
+        factor = exact.f32(exact.scale_of(x_scale) / exact.scale_of(spec.out_quant.scalar_scale()))
+        x = codes(rng, (3, *SHAPE), dtype)
+        members, _ = groups(x, axes)
+        want = []
+        for group in members:
+            scaled = exact.f32(sum(group) * factor)
+            if rule is AWAY:
+                bias = exact.f32(exact.f32(-x_zero * factor) * len(group))
+                code = exact.round_away(exact.f32(scaled + bias)) + out_zero
+            else:
+                offset = exact.f32(out_zero - exact.f32(x_zero * len(group) * factor))
+                code = round(exact.f32(scaled + offset))
+            want.append(exact.clamp(code, spec.out_quant.qmin, spec.out_quant.qmax))
+        check(spec, rule, x, want, f"seed {seed}")
 
 
 @pytest.mark.parametrize("axes", AXES)
@@ -80,10 +115,11 @@ def test_extremes(axes: tuple[int, ...], spec_type: Any, choose: Any, seed: int)
         assert_equal_bits(reference(spec, EXACT, x), expected, f"seed {seed}, {spec}")
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+@pytest.mark.parametrize(("dtype", "rule"), [("int8", FIXED), ("uint8", FIXED), ("int8", FIXED_SINGLE)])
 @pytest.mark.parametrize("depth", [1, 2, 7, 130])
-def test_l2_normalization(dtype: str, depth: int, seed: int) -> None:
+def test_l2_normalization(dtype: str, rule: Rule, depth: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
+    rounded = exact.v2 if rule is FIXED_SINGLE else exact.v1
     for spread in (0, 1, 3, 255):
         zero = zero_point(rng, dtype)
         spec = L2NormalizationSpec(
@@ -98,19 +134,19 @@ def test_l2_normalization(dtype: str, depth: int, seed: int) -> None:
             multiplier, shift = gemmlowp.get_inv_sqrt_quantized_multiplier_exp(sum((q - zero) ** 2 for q in row))
             for q in row:
                 if dtype == "int8":
-                    code = exact.v1(q - zero, multiplier, shift + 7)
+                    code = rounded(q - zero, multiplier, shift + 7)
                 else:
-                    code = 128 + exact.v1(128 * (q - zero), multiplier, shift)
+                    code = 128 + rounded(128 * (q - zero), multiplier, shift)
                 want.append(exact.clamp(code, info.min, info.max))
         expected = np.array(want).astype(dtype).reshape(-1, depth)
-        assert_equal_bits(reference(spec, FIXED, x), expected, f"seed {seed}, {spec}")
-        plan = cpu.pack(spec, FIXED, [None])
+        assert_equal_bits(reference(spec, rule, x), expected, f"seed {seed}, {spec}")
+        plan = cpu.pack(spec, rule, [None])
         got = launched(plan, [x.copy()], x.shape, dtype, rng)
         assert_equal_bits(got, expected.reshape(x.shape), f"seed {seed}, {spec}")
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_l2_normalization_plan_is_the_reference(dtype: str, seed: int) -> None:
+@pytest.mark.parametrize(("dtype", "rule"), [("int8", FIXED), ("uint8", FIXED), ("int8", FIXED_SINGLE)])
+def test_l2_normalization_plan_is_the_reference(dtype: str, rule: Rule, seed: int) -> None:
     """Many rows of every size, beyond one block of the plan; ties of both roundings among them."""
     rng = np.random.default_rng(seed)
     for depth in (1, 3, 16, 1000):
@@ -124,8 +160,8 @@ def test_l2_normalization_plan_is_the_reference(dtype: str, seed: int) -> None:
         rows = 100_000 // depth
         spread = rng.integers(0, 256, (rows, 1))
         x = np.clip(zero + rng.integers(-spread, spread + 1, (rows, depth)), info.min, info.max).astype(dtype)
-        want = reference(spec, FIXED, x)
-        got = launched(cpu.pack(spec, FIXED, [None]), [x.copy()], want.shape, dtype, rng)
+        want = reference(spec, rule, x)
+        got = launched(cpu.pack(spec, rule, [None]), [x.copy()], want.shape, dtype, rng)
         assert_equal_bits(got, want, f"seed {seed}, {spec}")
 
 

@@ -1146,9 +1146,11 @@ def test_int4_weights_are_unpacked() -> None:
 
 
 def test_a_profile_may_refuse_int4() -> None:
-    weights = TensorDef((1, 7), np.int8, 1.0, data=INT4_VALUES.reshape(1, 7), int4=True)
-    with pytest.raises(UnsupportedModel, match="FULLY_CONNECTED on int8, with int4 weights"):
-        gpuq.load(int4_layer(weights), numerics="xnnpack")
+    weights = TensorDef((1, 7), np.int8, 1.0, 3, data=INT4_VALUES.reshape(1, 7), int4=True)
+    gpuq.load(int4_layer(weights), numerics="tflm")
+    for numerics in ("litert_ref", "litert_opt", "xnnpack"):
+        with pytest.raises(UnsupportedModel, match="FULLY_CONNECTED on int8, LiteRT takes no zero point with int4"):
+            gpuq.load(int4_layer(weights), numerics=numerics)
 
 
 def test_int4_anywhere_else_is_refused() -> None:

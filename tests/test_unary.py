@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -27,7 +28,8 @@ from .launching import launched
 from .layers import zero_point
 
 F32, F32_EXP, FIXED = (Rule(r) for r in (Rounding.TABLE_F32, Rounding.TABLE_F32_EXP, Rounding.FIXED_POINT))
-V1_F32, V1 = Rule(Rounding.V1, Product.ALL_F32), Rule(Rounding.V1)
+F32_EVEN, FIXED_SINGLE = Rule(Rounding.TABLE_F32_EVEN), Rule(Rounding.FIXED_POINT_SINGLE)
+V1_F32, V1, V2, Q8 = Rule(Rounding.V1, Product.ALL_F32), Rule(Rounding.V1), Rule(Rounding.V2), Rule(Rounding.Q8)
 
 
 def every_code(dtype: str) -> np.ndarray:
@@ -64,6 +66,12 @@ def float_code(real: Fraction, out: Quant) -> int:
     return exact.round_away(exact.f32(real * inverse)) + out.scalar_zero_point()
 
 
+def even_code(real: Fraction, out: Quant) -> int:
+    """round(y * (1 / s) + zp) in float32, ties to even, real being a float32 value."""
+    inverse = exact.f32(1 / exact.scale_of(out.scalar_scale()))
+    return round(exact.f32(exact.f32(real * inverse) + out.scalar_zero_point()))
+
+
 # --------------------------------------------------------------------------------------------------------- TANH, ELU
 
 
@@ -76,22 +84,37 @@ def test_tanh_by_hand() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
-def test_tanh_in_float32(dtype: str, seed: int) -> None:
+@pytest.mark.parametrize(("rule", "code"), [(F32, float_code), (F32_EVEN, even_code)])
+def test_tanh_in_float32(dtype: str, rule: Rule, code: Callable[[Fraction, Quant], int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     for _ in range(20):
         spec = TanhSpec(**quants(rng, dtype))
         scale = exact.scale_of(spec.x_quant.scalar_scale())
         check(
             spec,
-            F32,
-            lambda d, scale=scale, spec=spec: float_code(
-                exact.f32(math.tanh(float(exact.f32(scale * d)))), spec.out_quant
-            ),
+            rule,
+            lambda d, scale=scale, spec=spec: code(exact.f32(math.tanh(float(exact.f32(scale * d)))), spec.out_quant),
             f"seed {seed}",
         )
 
 
-def test_tanh_in_fixed_point_ignores_the_output(seed: int) -> None:
+def test_ties_of_tanh_and_elu_by_hand() -> None:
+    # 1 is 20.5 steps: 21 away from zero, and with a zero point of 3 the even 24 or, from 23.5, no other.
+    codes = np.array([[-128, 127]], np.int8)
+    out = Quant(np.float32(1 / 20.5), 3)
+    tanh = TanhSpec(shape=(2,), x_quant=Quant(1.0), out_quant=out)
+    assert reference(tanh, F32, codes).tolist() == [[-18, 24]]
+    assert reference(tanh, F32_EVEN, codes).tolist() == [[-18, 24]]
+    tanh = replace(tanh, out_quant=replace(out, zero_point=4))
+    assert reference(tanh, F32, codes).tolist() == [[-17, 25]]
+    assert reference(tanh, F32_EVEN, codes).tolist() == [[-16, 24]]
+    elu = EluSpec(shape=(2,), x_quant=Quant(0.5), out_quant=Quant(1.0, 2))
+    assert reference(elu, F32, np.array([[5, 7]], np.int8)).tolist() == [[5, 6]]
+    assert reference(elu, F32_EVEN, np.array([[5, 7]], np.int8)).tolist() == [[4, 6]]
+
+
+@pytest.mark.parametrize(("rule", "rounded"), [(FIXED, exact.v1), (FIXED_SINGLE, exact.v2)])
+def test_tanh_in_fixed_point_ignores_the_output(rule: Rule, rounded: Callable[..., int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     for _ in range(20):
         spec = TanhSpec(**quants(rng, "int8", -14, 6))
@@ -101,16 +124,16 @@ def test_tanh_in_fixed_point_ignores_the_output(seed: int) -> None:
         def want(d: int, multiplier: int = multiplier, left_shift: int = left_shift, radius: int = radius) -> int:
             if d <= -radius or d >= radius:
                 return -128 if d <= -radius else 127
-            return exact.divide_by_pot(gemmlowp.tanh(exact.v1(d, multiplier, left_shift), 4), 24)
+            return exact.divide_by_pot(gemmlowp.tanh(rounded(d, multiplier, left_shift), 4), 24)
 
-        check(spec, FIXED, want, f"seed {seed}")
+        check(spec, rule, want, f"seed {seed}")
 
 
 # exp(-x) - 1 of a tiny x loses most of its bits in float32; on a scale as fine the codes show it.
 RULES_DIFFER = EluSpec(shape=(256,), x_quant=Quant(2.0**-20 * 1.3, 127), out_quant=Quant(2.0**-26, 127))
 
 
-@pytest.mark.parametrize("rule", [F32, F32_EXP])
+@pytest.mark.parametrize("rule", [F32, F32_EXP, F32_EVEN])
 def test_elu(rule: Rule, seed: int) -> None:
     rng = np.random.default_rng(seed)
     for spec in [RULES_DIFFER, *(EluSpec(**quants(rng, "int8")) for _ in range(20))]:
@@ -118,11 +141,11 @@ def test_elu(rule: Rule, seed: int) -> None:
 
         def want(d: int, scale: Fraction = scale, spec: EluSpec = spec) -> int:
             real = exact.f32(scale * d)
-            if real < 0 and rule is F32:
+            if real < 0 and rule is not F32_EXP:
                 real = exact.f32(math.expm1(float(real)))
             elif real < 0:
                 real = exact.f32(exact.f32(math.exp(float(real))) - 1)
-            return float_code(real, spec.out_quant)
+            return (even_code if rule is F32_EVEN else float_code)(real, spec.out_quant)
 
         check(spec, rule, want, f"seed {seed}")
 
@@ -207,9 +230,10 @@ def test_hard_swish_refuses() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
-@pytest.mark.parametrize("rule", [V1_F32, V1])
+@pytest.mark.parametrize("rule", [V1_F32, V1, V2])
 def test_leaky_relu(dtype: str, rule: Rule, seed: int) -> None:
     rng = np.random.default_rng(seed)
+    by_real = exact.BY_REAL[rule.rounding.value]
     rounded = exact.f32 if rule is V1_F32 else Fraction
     for alpha in [0.0, 1.0, 0.5, 0.25, -0.5, 2.5, *rng.uniform(-1, 1, 12)]:
         spec = LeakyReluSpec(**quants(rng, dtype, -4, 2), alpha=float(np.float32(alpha)))
@@ -219,12 +243,27 @@ def test_leaky_relu(dtype: str, rule: Rule, seed: int) -> None:
 
         def want(d: int, spec: Any = spec, identity: float = identity, slope: float = slope) -> int:
             if d >= 0:
-                value = exact.v1_real(d, identity)
+                value = by_real(d, identity)
             else:
-                value = exact.v1_real(d, abs(slope)) * (1 if slope >= 0 else -1)
+                value = by_real(d, abs(slope)) * (1 if slope >= 0 else -1)
             return value + int(spec.out_quant.scalar_zero_point())
 
         check(spec, rule, want, f"seed {seed}")
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_leaky_relu_in_256ths(dtype: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for alpha in [1.0, 0.5, -0.25, 2.5, *rng.uniform(-1, 1, 12)]:
+        spec = LeakyReluSpec(**quants(rng, dtype, -4, 2), alpha=float(np.float32(alpha)))
+        ratio = exact.f32(exact.scale_of(spec.x_quant.scalar_scale()) / exact.scale_of(spec.out_quant.scalar_scale()))
+        factors = [round(256 * ratio), round(256 * exact.f32(ratio * exact.scale_of(alpha)))]
+
+        def want(d: int, spec: Any = spec, factors: list[int] = factors) -> int:
+            value = math.floor(Fraction(d * factors[d < 0], 256) + Fraction(1, 2))
+            return value + int(spec.out_quant.scalar_zero_point())
+
+        check(spec, Q8, want, f"seed {seed}")
 
 
 def test_leaky_relu_refuses() -> None:
@@ -232,8 +271,9 @@ def test_leaky_relu_refuses() -> None:
         LeakyReluSpec(shape=(1,), x_quant=Quant(1.0), out_quant=Quant(1.0), alpha=float("nan"))
 
 
-@pytest.mark.parametrize("rule", [V1_F32, V1])
+@pytest.mark.parametrize("rule", [V1_F32, V1, V2])
 def test_abs(rule: Rule, seed: int) -> None:
+    by_real = exact.BY_REAL[rule.rounding.value]
     rng = np.random.default_rng(seed)
     rounded = exact.f32 if rule is V1_F32 else Fraction
     for number in range(20):
@@ -246,7 +286,7 @@ def test_abs(rule: Rule, seed: int) -> None:
         check(
             spec,
             rule,
-            lambda d, factor=factor, zero=zero: (abs(d) if factor == 1 else exact.v1_real(abs(d), factor)) + zero,
+            lambda d, factor=factor, zero=zero: (abs(d) if factor == 1 else by_real(abs(d), factor)) + zero,
             f"seed {seed}",
         )
 
@@ -294,8 +334,9 @@ def test_sqrt(seed: int) -> None:
         check(spec, F32, want, f"seed {seed}")
 
 
-@pytest.mark.parametrize("rule", [V1_F32, V1])
+@pytest.mark.parametrize("rule", [V1_F32, V1, V2])
 def test_rsqrt(rule: Rule, seed: int) -> None:
+    requantize = exact.v2 if rule is V2 else exact.v1
     rng = np.random.default_rng(seed)
     rounded = exact.f32 if rule is V1_F32 else Fraction
     for _ in range(20):
@@ -308,8 +349,8 @@ def test_rsqrt(rule: Rule, seed: int) -> None:
             if d <= 0:
                 return 127
             inverse, inverse_shift = gemmlowp.get_inv_sqrt_quantized_multiplier_exp(d)
-            raised = exact.v1(1, inverse, inverse_shift + 20)
-            return exact.v1(raised, multiplier, shift - 20) + int(spec.out_quant.scalar_zero_point())
+            raised = requantize(1, inverse, inverse_shift + 20)
+            return requantize(raised, multiplier, shift - 20) + int(spec.out_quant.scalar_zero_point())
 
         check(spec, rule, want, f"seed {seed}")
 

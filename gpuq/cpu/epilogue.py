@@ -88,7 +88,9 @@ class Epilogue:
         self._repeat = repeat
         self._slow: npt.NDArray[np.intp] = np.zeros(0, np.intp)
         self._int32 = wraps
-        overflows = bool(np.any(bounds + np.abs(bias) >= (1 << 31 if wraps else EXACT_FLOAT64)))
+        # Modulo 2^28 sums are V4's own until they wrap.
+        limit = 1 << 27 if rule.rounding is Rounding.V4_INT28 else 1 << 31 if wraps else EXACT_FLOAT64
+        overflows = bool(np.any(bounds + np.abs(bias) >= limit))
         self._run: Run | None = None
         # Channels that round ties away from zero.
         self._away = np.full(bias.shape, rule.rounding is Rounding.V1)
@@ -99,7 +101,7 @@ class Epilogue:
             self._run = self._prepare_one_floor(bounds)
         elif rule.rounding is Rounding.V3 and not overflows:
             self._run = self._prepare_v3(bounds)
-        elif rule.rounding is Rounding.V4 and not overflows:
+        elif rule.rounding in (Rounding.V4, Rounding.V4_INT28) and not overflows:
             self._factor, self._offset = (
                 self._tiled(self._reals.astype(np.float32)),
                 self._tiled(bias.astype(np.float64)),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops import fixed_point
 from gpuq.ops.l2_normalization import OUTPUT_BITS, L2NormalizationSpec
 from gpuq.ops.spec import INT8
@@ -18,8 +19,9 @@ BLOCK_ELEMENTS = 1 << 16
 class L2NormalizationPlan:
     """Rows in blocks that stay in the cache."""
 
-    def __init__(self, spec: L2NormalizationSpec) -> None:
+    def __init__(self, spec: L2NormalizationSpec, rule: Rule) -> None:
         self.spec = spec
+        self._rounds_once = rule.rounding is Rounding.FIXED_POINT_SINGLE
         self.name = "l2_normalization_float"
         self.constant_bytes = 0
         # int8 takes the 2^7 of the output's scale into the shift, uint8 into the value.
@@ -48,13 +50,16 @@ class L2NormalizationPlan:
         squares = np.einsum("rd,rd->r", t, t)[:, None].astype(np.int64)
         multiplier, shift = fixed_point.inverse_square_root(squares)
         shift = shift + self._bits
-        # V1: the high product rounds ties up, the right shift rounds ties away from zero; a left shift comes first.
-        t *= np.ldexp(multiplier.astype(np.float64), np.maximum(shift, 0) + self._raise - 31)
+        # V2 rounds once, ties up. V1: the high product rounds ties up, the right shift rounds ties away from zero; a
+        # left shift comes first.
+        first_shift = shift if self._rounds_once else np.maximum(shift, 0)
+        t *= np.ldexp(multiplier.astype(np.float64), first_shift + self._raise - 31)
         t += 0.5
         np.floor(t, out=t)
-        t *= np.ldexp(1.0, np.minimum(shift, 0))
-        t += np.copysign(0.5, t)
-        np.trunc(t, out=t)
+        if not self._rounds_once:
+            t *= np.ldexp(1.0, np.minimum(shift, 0))
+            t += np.copysign(0.5, t)
+            np.trunc(t, out=t)
         t += out.scalar_zero_point()
         np.clip(t, out.qmin, out.qmax, out=t)
         np.copyto(y, t, casting="unsafe")

@@ -57,7 +57,7 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
     ):
         return BinaryTablePlan(spec, rule, *constants)
     if isinstance(spec, L2NormalizationSpec):
-        return L2NormalizationPlan(spec)
+        return L2NormalizationPlan(spec, rule)
     if isinstance(spec, BatchMatmulSpec):
         return BatchMatmulPlan(spec, rule, constants)
     if isinstance(spec, UnarySpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is not None):

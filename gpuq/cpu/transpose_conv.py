@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from gpuq.cpu.conv2d import packed_epilogue
 from gpuq.cpu.gemm import ExactGemm
 from gpuq.cpu.scratch import Scratch, aligned
-from gpuq.numerics import Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops.conv2d import check_weights
 from gpuq.ops.transpose_conv import TransposeConvSpec
 
@@ -36,6 +37,13 @@ class TransposeConvPlan:
         # Pixels are centred on their zero point itself: no sum of weights is left for the bias.
         nothing = np.zeros(spec.out_c, np.int64)
         bounds = np.abs(taps).sum(axis=(1, 2, 3)) * x_max
+        if rule.rounding is Rounding.V1U_BLOCK16:
+            # Elements behind a run's last whole block: fewer than 16, in its last images' last pixels.
+            self._blocked = spec.run_elements // 16 * 16
+            self._rest = packed_epilogue(spec, replace(rule, rounding=Rounding.V1), nothing, bias, bounds)
+            rule = replace(rule, rounding=Rounding.V1U)
+        else:
+            self._blocked = spec.run_elements
         self._epilogue = packed_epilogue(spec, rule, nothing, bias, bounds)
         self._zero_point = np.float32(zero_point)
         self._products = spec.window.taps * spec.out_c
@@ -75,7 +83,9 @@ class TransposeConvPlan:
         total = scratch.take((pixels, self._products), np.float64)
         sums = scratch.take(spec.output_shape, np.float64)
         y = outputs[0].reshape(-1, spec.out_h * spec.out_w, spec.out_c)
-        for image, codes in zip(inputs[0].reshape(-1, spec.in_h * spec.in_w, spec.in_c), y, strict=True):
+        elements = spec.out_h * spec.out_w * spec.out_c
+        images = inputs[0].reshape(-1, spec.in_h * spec.in_w, spec.in_c)
+        for place, (image, codes) in enumerate(zip(images, y, strict=True)):
             sums[...] = 0
             for number, meetings in enumerate(self._meetings):
                 block = image[number * pixels : (number + 1) * pixels]
@@ -88,4 +98,14 @@ class TransposeConvPlan:
                     # Integers below 2^53: no order of additions rounds.
                     sums[outs] += products[(*ins, kh, kw)]
             flat = sums.reshape(-1, spec.out_c)
+            behind = (place % spec.images + 1) * elements - self._blocked
+            if behind <= 0:
+                self._epilogue(flat, codes, flat)
+                continue
+            behind = min(behind, elements)
+            pixels_behind = -(-behind // spec.out_c)
+            last = flat[-pixels_behind:].copy()
             self._epilogue(flat, codes, flat)
+            rest = np.empty(last.shape, codes.dtype)
+            self._rest(last, rest, last)
+            codes.reshape(-1)[-behind:] = rest.reshape(-1)[-behind:]

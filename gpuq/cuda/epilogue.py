@@ -144,6 +144,8 @@ def pack_epilogue(
     zero_point = out_quant.scalar_zero_point()
     act_min, act_max = numerics.activation_range(spec.activation, out_quant, rule.bounds)
     rounding = numerics.of_channels(rule.rounding, out_c, cuts_negative=act_min >= zero_point)
+    if rounding is Rounding.V4_INT28 and np.all(np.abs(real_bias) + bounds < 1 << 27):
+        rounding = Rounding.V4
     if rounding not in _RULES:
         raise spec.fail(f"{out_c} channels under rule {rounding.value}: there is no CUDA kernel for it")
     factors, macro, constant = pack_factors(

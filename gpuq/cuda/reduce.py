@@ -17,8 +17,8 @@ from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, folded, image_shape, run_strides
 from gpuq.numerics import Rounding, Rule, uniform
-from gpuq.ops.mean import MeanSpec, divided_multiplier, float_factor_and_offset, image_factor_and_bias
-from gpuq.ops.reduce import ReduceMaxSpec, ReduceMinSpec, ReduceSpec, SumSpec
+from gpuq.ops.mean import MeanSpec, divided_multiplier, image_factor_and_bias
+from gpuq.ops.reduce import ReduceMaxSpec, ReduceMinSpec, ReduceSpec, SumSpec, float_factor_and_offset
 from gpuq.ops.spec import INT8, UINT8
 
 THREADS = 128
@@ -178,7 +178,7 @@ def pack(spec: ReduceSpec, rule: Rule) -> ReduceLayer:
     if uniform(rule.rounding, spec.x_shape[-1] if spec.x_shape else 0) is Rounding.V1U and isinstance(spec, MeanSpec):
         real, zero_point = image_factor_and_bias(spec)
         return ReduceLayer(spec, "SUM", unsigned, "RULE_V1U", numerics.quantize_multiplier(real), 0, zero_point)
-    if rule.rounding is Rounding.RECIPROCAL_F32 and isinstance(spec, MeanSpec):
+    if rule.rounding is Rounding.RECIPROCAL_F32:
         scale, offset = np.array(float_factor_and_offset(spec)).view(np.int32).tolist()
         return ReduceLayer(spec, "SUM", unsigned, "RULE_RECIPROCAL_F32", (scale, offset))
     macros = {Rounding.V1: "RULE_V1", Rounding.V1_BYTES: "RULE_V1", Rounding.V2: "RULE_V2"}

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpuq import numerics
 from gpuq.cuda import conv2d
 from gpuq.cuda.conv2d import Conv2dLayer
 from gpuq.cuda.kernel import Launch, Slot
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
-from gpuq.numerics import Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops.conv2d import Conv2dSpec, check_weights
 from gpuq.ops.transpose_conv import TransposeConvSpec
 from gpuq.ops.window import Window2d
@@ -149,6 +150,14 @@ def pack(
         bias: (O,) int32, or None.
     """
     check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
+    if rule.rounding is Rounding.V1U_BLOCK16:
+        # Blocks of elements, not of channels.
+        act_min, _ = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
+        cuts_negative = act_min >= spec.out_quant.scalar_zero_point()
+        rounding = numerics.of_channels(rule.rounding, spec.run_elements, cuts_negative=cuts_negative)
+        if rounding is Rounding.V1U_BLOCK16:
+            raise spec.fail(f"{spec.run_elements} elements under rule {rounding.value}: there is no CUDA kernel for it")
+        rule = replace(rule, rounding=rounding)
     window = spec.window
     rows = phases(spec.in_h, spec.out_h, window.kernel_h, window.stride_h, window.pad_top)
     columns = phases(spec.in_w, spec.out_w, window.kernel_w, window.stride_w, window.pad_left)

@@ -705,6 +705,8 @@ def _transpose_conv(view: OperatorView) -> Converted:
         w_quant=view.quant(weights),
         out_quant=view.quant(view.out),
         activation=view.activation,
+        padding=_PADDINGS[view.option("Padding")],
+        images=n,
     )
     _check_bias_shape(view, out_c, 3)
     return spec, (n, *spec.output_shape)

@@ -1,6 +1,6 @@
 """ELU: y = x where x >= 0, exp(x) - 1 elsewhere, as a float32 table over the 256 codes of the input.
 
-LiteRT takes expm1f, TFLite Micro expf less 1.
+LiteRT and XNNPACK take expm1f, TFLite Micro expf less 1; XNNPACK rounds ties to even.
 Sources: LiteRT tflite/kernels/activations.cc (EluPrepare), internal/common.h (LUTPopulateInt8); tflite-micro 90b983c2,
 tensorflow/lite/micro/kernels/elu.cc.
 """
@@ -16,7 +16,15 @@ import numpy.typing as npt
 
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.spec import INT8
-from gpuq.ops.unary import UnarySpec, float_table, look_up, real_inputs, require_finite_inverse, rounded_once
+from gpuq.ops.unary import (
+    UnarySpec,
+    float_table,
+    float_table_to_even,
+    look_up,
+    real_inputs,
+    require_finite_inverse,
+    rounded_once,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +47,8 @@ def table(spec: EluSpec, rule: Rule) -> npt.NDArray[Any]:
         negative = rounded_once(math.exp, below) - np.float32(1)
     else:
         negative = rounded_once(math.expm1, below)
-    return float_table(spec, np.where(real < 0, negative, real))
+    of_reals = float_table_to_even if rule.rounding is Rounding.TABLE_F32_EVEN else float_table
+    return of_reals(spec, np.where(real < 0, negative, real))
 
 
 def reference(spec: EluSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.numerics import Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops import fixed_point
 from gpuq.ops.spec import INT8, UINT8, Shape, Spec, clamp_to, run_shape
 from gpuq.quant import Quant
@@ -71,9 +71,10 @@ def reference(spec: L2NormalizationSpec, rule: Rule, x: npt.NDArray[Any]) -> npt
     centred = run_shape(x, (spec.depth,)).astype(np.int64) - spec.x_quant.scalar_zero_point()
     squares = (centred * centred).sum(axis=1, keepdims=True)
     multiplier, shift = fixed_point.inverse_square_root(squares)
+    requantize = numerics.requantize_v2 if rule.rounding is Rounding.FIXED_POINT_SINGLE else numerics.requantize_v1
     if spec.x_quant.dtype == INT8:
-        rows = numerics.requantize_v1(centred, multiplier, shift + OUTPUT_BITS)
+        rows = requantize(centred, multiplier, shift + OUTPUT_BITS)
     else:
-        rows = numerics.requantize_v1(centred << OUTPUT_BITS, multiplier, shift)
+        rows = requantize(centred << OUTPUT_BITS, multiplier, shift)
     codes = rows + spec.out_quant.scalar_zero_point()
     return clamp_to(codes, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)

@@ -5,9 +5,11 @@
 
 LEAKY_RELU's alpha is part of the factor, s_x * alpha / s_y, whose sign is put back after rounding; PRELU's codes are
 multiplied, and the factor is s_x * s_alpha / s_y. Factors are float32 in LiteRT and float64 in TFLite
-Micro, whose wheel measures so even where its source divides floats.
+Micro, whose wheel measures so even where its source divides floats. XNNPACK's LEAKY_RELU has both factors, signs and
+all, in 1/256 (Q8).
 Sources: LiteRT tflite/kernels/activations.cc (LeakyReluPrepare, PreluPrepare), internal/reference/{leaky_relu,prelu}.h;
-tflite-micro 90b983c2, tensorflow/lite/micro/kernels/{leaky_relu_common,prelu_common}.cc.
+tflite-micro 90b983c2, tensorflow/lite/micro/kernels/{leaky_relu_common,prelu_common}.cc; XNNPACK 75db3c093,
+src/qs8-vlrelu.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.numerics import Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops.broadcast import BinaryCodesSpec
 from gpuq.ops.spec import clamp_to
 from gpuq.ops.unary import UnarySpec
@@ -57,13 +59,16 @@ def reference(spec: LeakyReluSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArr
     centred = x.astype(np.int64) - spec.x_quant.scalar_zero_point()
     alpha = np.full(1, spec.alpha, np.float32)
     x_scale, out_scale = spec.x_quant.scalar_scale(), spec.out_quant.scalar_scale()
+    if rule.rounding is Rounding.Q8:
+        multipliers = (numerics.q8_multiplier(x_scale, out_scale, factor) for factor in (1.0, spec.alpha))
+        positive, negative = (numerics.requantize_q8(centred, multiplier) for multiplier in multipliers)
+        return _codes(spec, centred, positive, negative)
     positive = numerics.requantize(
         centred, rule.rounding, numerics.real_multipliers(x_scale, ONE, out_scale, rule.product)
     )
     slope = numerics.real_multipliers(x_scale, alpha, out_scale, rule.product)
     negative = numerics.requantize(centred, rule.rounding, np.abs(slope)) * np.where(slope < 0, -1, 1)
-    codes = np.where(centred >= 0, positive, negative) + spec.out_quant.scalar_zero_point()
-    return clamp_to(codes, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)
+    return _codes(spec, centred, positive, negative)
 
 
 def prelu_reference(spec: PreluSpec, rule: Rule, x: npt.NDArray[Any], alpha: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -77,5 +82,14 @@ def prelu_reference(spec: PreluSpec, rule: Rule, x: npt.NDArray[Any], alpha: npt
     )
     factor = numerics.real_multipliers(x_scale, spec.b_quant.scales, out_scale, rule.product)
     negative = numerics.requantize(centred * slopes, rule.rounding, factor)
+    return _codes(spec, centred, positive, negative)
+
+
+def _codes(
+    spec: LeakyReluSpec | PreluSpec,
+    centred: npt.NDArray[np.int64],
+    positive: npt.NDArray[np.int64],
+    negative: npt.NDArray[np.int64],
+) -> npt.NDArray[Any]:
     codes = np.where(centred >= 0, positive, negative) + spec.out_quant.scalar_zero_point()
     return clamp_to(codes, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)

@@ -21,7 +21,15 @@ from gpuq.numerics import Rounding, Rule
 from gpuq.ops import fixed_point
 from gpuq.ops.interpolation import SIGMOIDS
 from gpuq.ops.spec import INT8, INT16, UINT8, clamp_to
-from gpuq.ops.unary import UnarySpec, float_table, input_codes, look_up, real_inputs, rounded_once
+from gpuq.ops.unary import (
+    UnarySpec,
+    float_table,
+    float_table_to_even,
+    input_codes,
+    look_up,
+    real_inputs,
+    rounded_once,
+)
 
 FIXED_INTEGER_BITS = 4
 
@@ -73,9 +81,7 @@ def _table_f64(spec: LogisticSpec) -> npt.NDArray[Any]:
     real = real_inputs(spec)
     exps = np.array([math.exp(min(max(float(value), -100.0), 100.0)) for value in real])
     sigmoid = np.where(real > 100, 1.0, np.where(real < -100, 0.0, exps / (1 + exps))).astype(np.float32)
-    inverse_scale = np.float32(1) / np.float32(spec.out_quant.scalar_scale())
-    codes = np.rint(sigmoid * inverse_scale + np.float32(spec.out_quant.scalar_zero_point()))
-    return clamp_to(codes, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)
+    return float_table_to_even(spec, sigmoid)
 
 
 def _table_fixed_point(spec: LogisticSpec, *, rounds_once: bool) -> npt.NDArray[Any]:

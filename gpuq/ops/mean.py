@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops.reduce import ReduceCodesSpec
+from gpuq.ops.reduce import ReduceCodesSpec, scaled_to_even
 from gpuq.ops.spec import INT8, INT16, UINT8, clamp_to, run_shape
 
 
@@ -36,6 +36,10 @@ class MeanSpec(ReduceCodesSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         divided_multiplier(self)
+
+    @property
+    def share(self) -> np.float32:
+        return np.float32(1) / np.float32(self.count)
 
 
 def divided_multiplier(spec: MeanSpec) -> tuple[int, int]:
@@ -58,14 +62,6 @@ def image_factor_and_bias(spec: MeanSpec) -> tuple[float, int]:
     return float(factor), spec.out_quant.scalar_zero_point() - int(offset)
 
 
-def float_factor_and_offset(spec: MeanSpec) -> tuple[np.float32, np.float32]:
-    """(factor of the sum of codes, offset) of rule reciprocal_f32, float32."""
-    ratio = np.float32(spec.x_quant.scalar_scale()) / np.float32(spec.out_quant.scalar_scale())
-    factor = ratio * (np.float32(1) / np.float32(spec.count))
-    moved = np.float32(numerics.wrap_int32(np.array(spec.count * spec.x_quant.scalar_zero_point())))
-    return factor, np.float32(spec.out_quant.scalar_zero_point()) - moved * factor
-
-
 def reference(spec: MeanSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Exact means of (N, *x_shape) codes: (N, *output_shape) codes."""
     codes = run_shape(x, spec.x_shape).astype(np.int64)
@@ -78,8 +74,7 @@ def reference(spec: MeanSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[An
 def _means(spec: MeanSpec, rule: Rule, total: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
     """Codes before the clamp, from sums of codes."""
     if rule.rounding is Rounding.RECIPROCAL_F32:
-        factor, offset = float_factor_and_offset(spec)
-        return np.asarray(np.rint(numerics.wrap_int32(total).astype(np.float32) * factor + offset))
+        return scaled_to_even(spec, total)
     if rule.rounding is Rounding.V1U_BLOCK16:
         real, bias = image_factor_and_bias(spec)
         return numerics.requantize(numerics.wrap_int32(total), rule.rounding, np.array(real)) + bias

@@ -87,17 +87,11 @@ def _from_float(spec: QuantizeSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDAr
     )
 
 
-def q8_multiplier(spec: QuantizeSpec) -> int:
-    """The factor of rule Q8, in 1/256."""
-    assert spec.x_quant is not None
-    ratio = np.float32(spec.x_quant.scalar_scale()) / np.float32(spec.out_quant.scalar_scale())
-    return int(np.rint(np.float32(256) * ratio))
-
-
 def _rescaled(spec: QuantizeSpec, rule: Rule, centred: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    if rule.rounding is Rounding.Q8:
-        return (centred * q8_multiplier(spec) + 128) >> 8
     assert spec.x_quant is not None
+    if rule.rounding is Rounding.Q8:
+        multiplier = numerics.q8_multiplier(spec.x_quant.scalar_scale(), spec.out_quant.scalar_scale())
+        return numerics.requantize_q8(centred, multiplier)
     factor = np.array(spec.x_quant.scalar_scale() / spec.out_quant.scalar_scale())
     if rule.rounding is Rounding.V1U_BLOCK16:
         runs = centred.reshape(-1, math.prod(spec.shape))

@@ -3,9 +3,14 @@
     SUM: y = clamp(zp_y + V1(sum(q) - zp_x * n, s_x / s_y))
 
 LiteRT's reference kernel reads and writes int8 codes of SUM as the unsigned bytes that hold them (with zero points as
-they are). REDUCE_MAX and REDUCE_MIN compare raw codes or plain integers.
-Sources: LiteRT tflite/kernels/reduce.cc, internal/reference/reduce.h (QuantizedMeanOrSum); tflite-micro 90b983c2,
-tensorflow/lite/micro/kernels/reduce_common.cc.
+they are). Its optimized kernels and XNNPACK compute in float32, with k = s_x / s_y:
+
+    y = clamp(zp_y + round(sum(q) * k - zp_x * k * n)), ties away from zero
+    y = clamp(round(sum(q) * k + (zp_y - zp_x * n * k))), ties to even
+
+REDUCE_MAX and REDUCE_MIN compare raw codes or plain integers.
+Sources: LiteRT tflite/kernels/reduce.cc, internal/{reference,optimized}/reduce.h (QuantizedMeanOrSum); XNNPACK
+75db3c093, src/operators/reduce-nd.c; tflite-micro 90b983c2, tensorflow/lite/micro/kernels/reduce_common.cc.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.spec import INT8, INT32, INT64, UINT8, Shape, Spec, clamp_to, run_shape
-from gpuq.quant import Quant
+from gpuq.quant import Quant, round_half_away
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +89,11 @@ class ReduceCodesSpec(ReduceSpec):
         super().__post_init__()
 
     @property
+    def share(self) -> np.float32:
+        """What the sum is multiplied by in float32, beside the scales: 1, or 1 / n."""
+        return np.float32(1)
+
+    @property
     def activation_dtype(self) -> np.dtype[Any]:
         return self.x_quant.dtype
 
@@ -140,9 +150,40 @@ def sum_reference(spec: SumSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray
         # The kernel takes the memory for uint8, and its results are bytes that are read as int8 afterwards.
         codes, qmin, qmax, dtype = codes.view(np.uint8), 0, 255, UINT8
     total = codes.sum(axis=spec.run_axes, dtype=np.int64)
-    centred = numerics.wrap_int32(total - spec.x_quant.scalar_zero_point() * spec.count)
-    sums = numerics.requantize(centred, Rounding.V1, np.array(spec.factor)) + spec.out_quant.scalar_zero_point()
+    sums: npt.NDArray[Any]
+    if rule.rounding is Rounding.RECIPROCAL_F32:
+        sums = scaled_to_even(spec, total)
+    elif rule.rounding is Rounding.AFFINE_F32:
+        sums = _scaled_away(spec, total)
+    else:
+        rounding = Rounding.V1 if rule.rounding is Rounding.V1_BYTES else rule.rounding
+        centred = numerics.wrap_int32(total - spec.x_quant.scalar_zero_point() * spec.count)
+        sums = numerics.requantize(centred, rounding, np.array(spec.factor)) + spec.out_quant.scalar_zero_point()
     return clamp_to(sums, qmin, qmax, dtype).view(spec.out_quant.dtype).reshape(-1, *spec.output_shape)
+
+
+def _scaled_away(spec: SumSpec, total: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Codes before the clamp, from sums of codes, by LiteRT's optimized kernels."""
+    with np.errstate(over="ignore"):
+        factor = np.float32(spec.x_quant.scalar_scale()) / np.float32(spec.out_quant.scalar_scale())
+        bias = np.float32(-spec.x_quant.scalar_zero_point()) * factor * np.float32(spec.count)
+        scaled = numerics.wrap_int32(total).astype(np.float32) * factor + bias
+    # Beyond int32 the C++ conversion is undefined; what it gives does not matter to the clamp, but for its sign.
+    return round_half_away(scaled).astype(np.float64) + spec.out_quant.scalar_zero_point()
+
+
+def float_factor_and_offset(spec: ReduceCodesSpec) -> tuple[np.float32, np.float32]:
+    """(factor of the sum of codes, offset) of rule reciprocal_f32, float32."""
+    with np.errstate(over="ignore"):
+        factor = np.float32(spec.x_quant.scalar_scale()) / np.float32(spec.out_quant.scalar_scale()) * spec.share
+        moved = np.float32(numerics.wrap_int32(np.array(spec.count * spec.x_quant.scalar_zero_point())))
+        return factor, np.float32(spec.out_quant.scalar_zero_point()) - moved * factor
+
+
+def scaled_to_even(spec: ReduceCodesSpec, total: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """Codes before the clamp, from sums of codes, by rule reciprocal_f32."""
+    factor, offset = float_factor_and_offset(spec)
+    return np.asarray(np.rint(numerics.wrap_int32(total).astype(np.float32) * factor + offset))
 
 
 def extreme_reference(spec: ReduceMaxSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:

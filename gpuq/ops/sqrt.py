@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.numerics import Product, Rule
+from gpuq.numerics import Product, Rounding, Rule
 from gpuq.ops import fixed_point
 from gpuq.ops.spec import INT8, clamp_to
 from gpuq.ops.unary import UnarySpec, look_up, real_inputs
@@ -79,8 +79,9 @@ def rsqrt_reference(spec: RsqrtSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDA
     """Exact results for codes of any shape."""
     centred = x.astype(np.int64) - spec.x_quant.scalar_zero_point()
     inverse, inverse_shift = fixed_point.inverse_square_root(np.maximum(centred, 1))
-    raised = numerics.requantize_v1(np.ones_like(centred), inverse, inverse_shift + EXTRA_BITS)
+    requantize = numerics.requantize_v2 if rule.rounding is Rounding.V2 else numerics.requantize_v1
+    raised = requantize(np.ones_like(centred), inverse, inverse_shift + EXTRA_BITS)
     multiplier, shift = numerics.quantize_multiplier(rsqrt_factor(spec, rule.product))
-    codes = numerics.requantize_v1(raised, multiplier, shift - EXTRA_BITS) + spec.out_quant.scalar_zero_point()
+    codes = requantize(raised, multiplier, shift - EXTRA_BITS) + spec.out_quant.scalar_zero_point()
     codes = np.where(centred <= 0, spec.out_quant.qmax, codes)
     return clamp_to(codes, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)

@@ -1,7 +1,7 @@
 """TANH: a table over the 256 codes of the input, as LOGISTIC's.
 
-LiteRT computes the table in float32 with tanhf. TFLite Micro computes each code in fixed point (Q4.27) and gives
-multiples of 1/128 around code 0, whatever the output's parameters say.
+LiteRT computes the table in float32 with tanhf, and so does XNNPACK, which rounds ties to even. TFLite Micro computes
+each code in fixed point (Q4.27) and gives multiples of 1/128 around code 0, whatever the output's parameters say.
 Sources: LiteRT tflite/kernels/internal/common.h (LUTPopulateInt8), activations.cc (TanhPrepare); tflite-micro 90b983c2,
 tensorflow/lite/micro/kernels/tanh.cc, tensorflow/lite/kernels/internal/reference/integer_ops/tanh.h.
 """
@@ -22,6 +22,7 @@ from gpuq.ops.spec import clamp_to
 from gpuq.ops.unary import (
     UnarySpec,
     float_table,
+    float_table_to_even,
     input_codes,
     look_up,
     real_inputs,
@@ -45,10 +46,16 @@ class TanhSpec(UnarySpec):
 
 def table(spec: TanhSpec, rule: Rule) -> npt.NDArray[Any]:
     """The output code of every input code, from the dtype's minimum to its maximum; 256 entries."""
-    if rule.rounding is not Rounding.FIXED_POINT:
-        return float_table(spec, rounded_once(math.tanh, real_inputs(spec)))
+    if rule.rounding in (Rounding.TABLE_F32, Rounding.TABLE_F32_EVEN):
+        of_reals = float_table if rule.rounding is Rounding.TABLE_F32 else float_table_to_even
+        return of_reals(spec, rounded_once(math.tanh, real_inputs(spec)))
     centred = input_codes(spec)
-    scaled, inside = fixed_point.scaled_input(centred, spec.x_quant.scalar_scale(), FIXED_INTEGER_BITS)
+    scaled, inside = fixed_point.scaled_input(
+        centred,
+        spec.x_quant.scalar_scale(),
+        FIXED_INTEGER_BITS,
+        rounds_once=rule.rounding is Rounding.FIXED_POINT_SINGLE,
+    )
     codes = numerics.rounding_divide_by_pot(fixed_point.tanh(scaled, FIXED_INTEGER_BITS), 31 - 7)
     saturated = np.where(centred > 0, spec.out_quant.qmax, spec.out_quant.qmin)
     return clamp_to(np.where(inside, codes, saturated), spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)

@@ -4,7 +4,9 @@
     y = clamp(zp_y + requant(acc + b[o]))
 
 Layouts: x NHWC, w OHWI, b (O,), y NHWC; what falls outside the output image is dropped.
-Sources: LiteRT tflite/kernels/transpose_conv.cc, internal/reference/{transpose_conv.h,integer_ops/transpose_conv.h}.
+LiteRT's optimized kernels requantize int8 in blocks of 8 channels, uint8 in blocks of 16 elements of the whole output.
+Sources: LiteRT tflite/kernels/transpose_conv.cc, internal/reference/{transpose_conv.h,integer_ops/transpose_conv.h},
+internal/optimized/{optimized_ops.h (TransposeConvV2, Quantize),integer_ops/transpose_conv.h}.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.numerics import Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops.conv2d import check_convolution_quants, check_weights, finish
 from gpuq.ops.spec import INT8, INT32, UINT8, Shape, Spec, run_shape
 from gpuq.ops.window import Window2d
@@ -35,6 +37,8 @@ class TransposeConvSpec(Spec):
         x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
         w_quant: int8 (zero point 0; per tensor or one scale per output channel, axis 0), or uint8 (per tensor).
         activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
+        padding: "same" or "valid", as the file says: XNNPACK decides by it what it takes.
+        images: those of one run, over which the blocks of elements go on.
     """
 
     op: ClassVar[str] = "TRANSPOSE_CONV"
@@ -52,11 +56,15 @@ class TransposeConvSpec(Spec):
     w_quant: Quant
     out_quant: Quant
     activation: str | None = None
+    padding: str = "same"
+    images: int = 1
 
     def __post_init__(self) -> None:
         self.require_positive(
             in_h=self.in_h, in_w=self.in_w, in_c=self.in_c, out_h=self.out_h, out_w=self.out_w, out_c=self.out_c
         )
+        self.require_positive(images=self.images)
+        self.require(self.padding in ("same", "valid"), f"padding {self.padding!r} must be 'same' or 'valid'")
         self.require(self.window.dilation_h == self.window.dilation_w == 1, "dilation is not defined")
         self.require_dtype("input", self.x_quant.dtype, INT8, UINT8)
         check_convolution_quants(self, self.x_quant, self.w_quant, self.out_quant, self.out_c, axis=0)
@@ -74,6 +82,11 @@ class TransposeConvSpec(Spec):
     def weights_shape(self) -> Shape:
         """OHWI."""
         return self.out_c, self.window.kernel_h, self.window.kernel_w, self.in_c
+
+    @property
+    def run_elements(self) -> int:
+        """Elements that one run makes."""
+        return self.images * self.out_h * self.out_w * self.out_c
 
     @property
     def macs(self) -> int:
@@ -125,4 +138,9 @@ def reference(
     acc = np.zeros((centred.shape[0], *spec.output_shape), np.int64)
     for kh, kw, outs, ins in spec.taps():
         acc[:, outs[0], outs[1]] += centred[:, ins[0], ins[1]] @ kernel[:, kh, kw, :].T
-    return finish(spec, rule, acc, bias)
+    if rule.rounding is not Rounding.V1U_BLOCK16:
+        return finish(spec, rule, acc, bias)
+    # Blocks of elements, not of channels; one scale for all.
+    if bias is not None:
+        acc += bias.reshape(-1)
+    return finish(spec, rule, acc.reshape(-1, spec.run_elements), None).reshape(acc.shape)

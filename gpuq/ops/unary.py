@@ -88,6 +88,17 @@ def float_table(spec: UnarySpec, transformed: npt.NDArray[np.float32]) -> npt.ND
     return clamp_to(codes, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)
 
 
+def float_table_to_even(spec: UnarySpec, transformed: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    """The output code of every input code from its real result: round(y * (1 / s_y) + zp_y) in float32, ties to even.
+
+    Source: xnnpack::quantize, XNNPACK 75db3c093, src/xnnpack/reference-utils.h.
+    """
+    inverse_scale = np.float32(1) / np.float32(spec.out_quant.scalar_scale())
+    with np.errstate(over="ignore"):
+        codes = np.rint(transformed * inverse_scale + np.float32(spec.out_quant.scalar_zero_point()))
+    return clamp_to(codes, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)
+
+
 def require_finite_inverse(spec: UnarySpec) -> None:
     """Raises unless 1 / s_y is a float32 number."""
     with np.errstate(over="ignore"):

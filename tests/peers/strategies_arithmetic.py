@@ -15,6 +15,7 @@ from .one_operator import ACTIVATIONS, PADDINGS, TensorDef, constant
 from .strategies import (
     BOTH,
     MAX_MACS,
+    XNNPACK_LARGEST,
     Case,
     Source,
     close,
@@ -40,7 +41,11 @@ def tanh(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
     # LiteRT takes any output parameters, TFLite Micro takes it that they are these.
     out_scale, out_zp = np.float32(1 / 128), 128 if dtype == "uint8" else 0
     if len(dtypes) > 1 and source.flag("any_output"):
-        out_scale, out_zp = source.note("out_scale", source.log2(-12, 1)), source.zero_point("out_zero_point", dtype)
+        out_scale, out_zp = source.log2(-12, 1), source.zero_point("out_zero_point", dtype)
+        if source.flag("tie"):
+            # 1, which all large inputs give, is half a step away from a code.
+            out_scale = np.float32(1 / (int(source.rng.integers(1, 255)) + 0.5))
+        source.note("out_scale", out_scale)
     return source.case(
         [TensorDef(sample, dtype, in_scale, zero_point)], TensorDef(sample, dtype, out_scale, out_zp), None, [x]
     )
@@ -53,7 +58,8 @@ def elu(draw: DrawFn) -> Case:
     in_scale = source.note("in_scale", source.log2(-12, 4))
     sample, x = code_by_code(source, "int8", zero_point)
     # Codes within int32: beyond it the conversion is undefined.
-    out_scale = source.note("out_scale", np.float32(in_scale * source.log2(-8, 8)))
+    steps = dyadic(source, float(source.rng.uniform(-4, 2))) if source.flag("tie") else source.log2(-8, 8)
+    out_scale = source.note("out_scale", np.float32(in_scale / np.float32(steps)))
     return source.case(
         [TensorDef(sample, "int8", in_scale, zero_point)],
         TensorDef(sample, "int8", out_scale, source.zero_point("out_zero_point", "int8")),
@@ -104,13 +110,14 @@ def leaky_relu(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
     zero_point = source.zero_point("in_zero_point", dtype)
     sample, x = code_by_code(source, dtype, zero_point)
     in_scale, out_scale, out_zp = rescaling(source, x, zero_point, dtype)
-    kind = source.pick("alpha_kind", ["typical", "dyadic", "large", "zero", "one"])
+    kind = source.pick("alpha_kind", ["typical", "dyadic", "large", "zero", "one", "negative"])
     alpha = {
         "typical": lambda: source.rng.uniform(0.001, 0.9),
         "dyadic": lambda: dyadic(source, float(source.rng.uniform(-6, 1))),
         "large": lambda: source.rng.uniform(1, 4),
         "zero": lambda: 0.0,
         "one": lambda: 1.0,
+        "negative": lambda: -dyadic(source, float(source.rng.uniform(-6, 1))),
     }[kind]()
     return source.case(
         [TensorDef(sample, dtype, in_scale, zero_point)],
@@ -428,7 +435,8 @@ def batch_matmul(draw: DrawFn) -> Case:
 
 
 @st.composite
-def transpose_conv(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
+def transpose_conv(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False) -> Case:
+    """xnnpack: what XNNPACK defines, see XNNPACK_LARGEST."""
     source = Source(draw, "TRANSPOSE_CONV")
     dtype = source.pick("dtype", dtypes)
     padding = source.pick("padding", ["SAME", "VALID"])
@@ -454,7 +462,8 @@ def transpose_conv(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
     w_zp = source.zero_point("w_zero_point", dtype) if dtype == "uint8" else 0
     x = source.activations((source.first, *size, in_c), dtype, in_zp)
     w = source.codes((out_c, *kernel, in_c), dtype, w_zp)
-    drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel, bias_mode, 2.0**18 if dtype == "uint8" else 2.0**29)
+    largest = XNNPACK_LARGEST if xnnpack else 2.0**18 if dtype == "uint8" else 2.0**29
+    drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel, bias_mode, largest, float_requantized=xnnpack)
     out_shape = (source.first, *out_size, out_c)
     inputs: list[TensorDef | None] = [
         constant(out_shape),

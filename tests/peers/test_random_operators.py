@@ -202,13 +202,10 @@ TFLM: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
 }
 
 
-# Arithmetic that has no rule in these profiles yet.
-WITHOUT_RULE = {
-    *("DEPTHWISE_CONV_2D_int4", "RELU_N1_TO_1", "RELU_0_TO_1", "TANH"),
-    *("HARD_SWISH", "LEAKY_RELU", "ABS", "SQRT", "RSQRT", "PRELU", "SQUARED_DIFFERENCE", "SUM", "L2_NORMALIZATION"),
-    *("BATCH_MATMUL", "TRANSPOSE_CONV"),
+OPTIMIZED = {op: (strategy, -(-examples // 5)) for op, (strategy, examples) in LITERT.items()} | {
+    "SUM": (sums.total, 60),
+    "ELU": (sums.elu, 40),
 }
-OPTIMIZED = {op: (strategy, -(-examples // 5)) for op, (strategy, examples) in LITERT.items() if op not in WITHOUT_RULE}
 
 # Of each operator a sample. LiteRT's optimized depthwise kernels crash without a bias, its ADD and MUL wrap beyond int16,
 # and XNNPACK fails on factors of 256 and more.
@@ -217,13 +214,19 @@ LITERT_OPT = OPTIMIZED | {
     "ADD": (partial(ops.binary, "ADD", int16=True), 50),
     "MUL": (partial(ops.binary, "MUL", int16=True), 60),
     "DEPTHWISE_CONV_2D": (partial(ops.depthwise_conv_2d, biased=True), 200),
+    "TRANSPOSE_CONV": (sums.transpose_conv, 100),
 }
-XNNPACK = {op: drawn for op, drawn in OPTIMIZED.items() if not op.endswith("_int4")} | {
+XNNPACK = OPTIMIZED | {
     "ADD": (partial(ops.binary, "ADD", int16=True), 50),
     "MUL": (partial(ops.binary, "MUL", int16=True), 60),
     "CONV_2D": (partial(ops.conv_2d, xnnpack=True), 220),
     "DEPTHWISE_CONV_2D": (partial(ops.depthwise_conv_2d, biased=True, xnnpack=True), 150),
     "FULLY_CONNECTED": (partial(ops.fully_connected, xnnpack=True), 120),
+    "FULLY_CONNECTED_int4": (partial(ops.fully_connected, INT8_ONLY, legacy=False, xnnpack=True, int4=True), 40),
+    "DEPTHWISE_CONV_2D_int4": (partial(ops.depthwise_conv_2d, INT8_ONLY, biased=True, int4=True), 12),
+    "TRANSPOSE_CONV": (partial(sums.transpose_conv, xnnpack=True), 100),
+    "LEAKY_RELU": (sums.leaky_relu, 60),
+    "BATCH_MATMUL": (sums.batch_matmul, 60),
 }
 
 LITERT |= LITERT_INT16
