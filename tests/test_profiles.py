@@ -1,4 +1,4 @@
-"""The profiles, litert_opt, xnnpack and single above all: which rule holds where, and the rules that no other file defines again.
+"""The profiles, litert_opt, xnnpack and single above all: which rule holds where, and rules that no other file defines.
 
 The definitions are once more Python integers and fractions (exact.py), written from the runtimes' rules and not from
 gpuq. For `single` they are all there is: no wheel runs it.
