@@ -233,6 +233,32 @@ def test_tables_of_both_floats_differ_where_they_must() -> None:
     assert 0 < np.count_nonzero(single != double) < single.size // 4
 
 
+@pytest.mark.parametrize("spec_type", [AddSpec, SubSpec])
+@pytest.mark.parametrize("rounding", [Rounding.V1, Rounding.V2, Rounding.V1_EARLY_SHIFT_BLOCK16])
+@pytest.mark.parametrize(
+    "shapes", [((3, 97, 64), (3, 97, 64)), ((7, 5), (7, 5)), ((4, 3, 32), (32,)), ((16, 1), (2, 16, 16))]
+)
+@pytest.mark.parametrize("constant", [False, True])
+def test_sums_on_the_cpu(
+    spec_type: type[BinarySpec], rounding: Rounding, shapes: tuple[tuple[int, ...], tuple[int, ...]], constant: bool
+) -> None:
+    a_shape, b_shape = shapes
+    if rounding is Rounding.V1_EARLY_SHIFT_BLOCK16 and a_shape != b_shape:
+        pytest.skip("runtimes shift early only where nothing is broadcast")
+    rng = np.random.default_rng(20)
+    spec = spec_type(
+        a_shape=a_shape, b_shape=b_shape, a_quant=int16(0.3), b_quant=int16(0.07), out_quant=int16(0.29),
+        activation="relu6" if constant else None,
+    )  # fmt: skip
+    a = rng.integers(-32768, 32768, (3, *a_shape)).astype(np.int16)
+    b = rng.integers(-32768, 32768, (1 if constant else 3, *b_shape)).astype(np.int16)
+    plan = cpu.pack(spec, Rule(rounding), [None, b[0] if constant else None])
+    in_blocks = rounding is not Rounding.V1_EARLY_SHIFT_BLOCK16 or a_shape != (7, 5)
+    assert plan.name.endswith("_int16_tables" if in_blocks else "_reference")
+    got = launched(spec, Rule(rounding), [None, b[0] if constant else None], a, *([] if constant else [b]))
+    assert_equal_bits(got, reference(spec, Rule(rounding), a, b), f"{spec.op} {rounding.name} {shapes}")
+
+
 def test_tables() -> None:
     assert (SIGMOIDS[0], SIGMOIDS[255]) == (32768, 65535)
     assert (np.diff(SIGMOIDS) >= 0).all()

@@ -89,12 +89,13 @@ def scaled_sum(spec: BinarySpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray
         codes = (a_centred * a_multiplier + sign * b_centred * b_multiplier + (1 << (shift - 1))) >> shift
     else:
         a_factor, b_factor, out_factor = sum_factors(spec)
-        rounding = Rounding.V1 if rule.rounding is Rounding.V1_EARLY_SHIFT_BLOCK16 else rule.rounding
-        a_scaled = numerics.requantize(a_centred << extra_bits(spec), rounding, np.array(a_factor))
-        b_scaled = numerics.requantize(b_centred << extra_bits(spec), rounding, np.array(b_factor))
-        total = a_scaled + sign * b_scaled
-        if rule.rounding is Rounding.V1_EARLY_SHIFT_BLOCK16:
-            early = _early_shift(spec, a_centred, a_factor) + _early_shift(spec, b_centred, b_factor)
+        early_shift = rule.rounding is Rounding.V1_EARLY_SHIFT_BLOCK16
+        rounding = Rounding.V1 if early_shift else rule.rounding
+        total = scaled_input(spec, rounding, a_centred, a_factor)
+        total = total + sign * scaled_input(spec, rounding, b_centred, b_factor)
+        if early_shift:
+            early = scaled_input(spec, rule.rounding, a_centred, a_factor)
+            early = early + sign * scaled_input(spec, rule.rounding, b_centred, b_factor)
             size = math.prod(spec.output_shape)
             whole = np.arange(size) < size // 16 * 16
             total = np.where(whole.reshape(total.shape[1:]), early, total)
@@ -103,8 +104,15 @@ def scaled_sum(spec: BinarySpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray
     return clamp_to(codes + spec.out_quant.scalar_zero_point(), act_min, act_max, spec.out_quant.dtype)
 
 
-def _early_shift(spec: BinarySpec, centred: npt.NDArray[np.int64], factor: float) -> npt.NDArray[np.int64]:
-    """An input times its factor and 2^15, where the factor's right shift shortens the left one; beyond it truncates."""
+def scaled_input(
+    spec: BinarySpec, rounding: Rounding, centred: npt.NDArray[np.int64], factor: float
+) -> npt.NDArray[np.int64]:
+    """An input times its factor and 2^(extra bits).
+
+    With an early shift the factor's right shift shortens the left one; what it shifts beyond, it truncates.
+    """
+    if rounding is not Rounding.V1_EARLY_SHIFT_BLOCK16:
+        return numerics.requantize(centred << extra_bits(spec), rounding, np.array(factor))
     multiplier, shift = numerics.quantize_multiplier(factor)
     left = extra_bits(spec) + shift
     shifted = centred << left if left >= 0 else centred >> -left
