@@ -57,7 +57,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   for (int i = static_cast<int>(threadIdx.x); i < 512; i += THREADS) differences[i] = tables[i];
   __syncthreads();
   const int* const exps = differences;
-  const int* const in_sum = differences + 256;
 
   const long long row = static_cast<long long>(blockIdx.x) * (THREADS / 32) + threadIdx.x / 32;
   if (row >= rows) return;
@@ -94,6 +93,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   }
   const float inverse = __fdiv_rn(1.0f, __fmul_rn(total, out_scale));
 #else
+  const int* const in_sum = differences + 256;
   // Both addends are at most INT32_MAX: unsigned, they cannot wrap.
   unsigned sum = 0;
 #pragma unroll 2
