@@ -603,10 +603,12 @@ def _product_within(low: float, high: float) -> Callable[[Any], bool]:
 def _xnnpack_weights(spec: Any) -> bool:
     """Weights that XNNPACK takes: scales in float32's normal range, int8 without zero point, uint8 with any.
 
-    Of int4 weights those of FULLY_CONNECTED, whole bytes of them in a row.
+    Of packed weights those of FULLY_CONNECTED, whole bytes of them in a row, int2 with one scale for each output.
     """
-    quant = spec.w_quant
-    if getattr(spec, "weight_bits", 8) == 4 and (spec.op != "FULLY_CONNECTED" or spec.in_c % 2):
+    quant, bits = spec.w_quant, getattr(spec, "weight_bits", 8)
+    if bits < 8 and (spec.op != "FULLY_CONNECTED" or spec.in_c % (8 // bits)):
+        return False
+    if bits == 2 and quant.scales.size != spec.out_c:
         return False
     symmetric = quant.dtype == np.uint8 or not quant.zero_points.any()
     return bool(symmetric and (quant.scales >= np.finfo(np.float32).tiny).all())
@@ -689,8 +691,12 @@ def _symmetric_right(spec: Any) -> bool:
     return bool(spec.b_quant.scalar_zero_point() == 0)
 
 
-def _int4_with_zero_point(spec: Any) -> bool:
-    return bool(spec.weight_bits == 4 and spec.w_quant.zero_points.any())
+def _int2_weights(spec: Any) -> bool:
+    return bool(spec.weight_bits == 2)
+
+
+def _packed_with_zero_point(spec: Any) -> bool:
+    return bool(spec.weight_bits < 8 and spec.w_quant.zero_points.any())
 
 
 def _otherwise(condition: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -782,7 +788,7 @@ _TFLM_ELEMENTS = (
 
 # Arithmetic that is alike in LiteRT's reference and optimized kernels, and what both refuse.
 _LITERT_ARITHMETIC = (
-    _refuse("FULLY_CONNECTED", _int4_with_zero_point, "LiteRT takes no zero point with int4 weights"),
+    _refuse("FULLY_CONNECTED", _packed_with_zero_point, "LiteRT takes no zero point with int4 and int2 weights"),
     _refuse("TRANSPOSE_CONV", _no_convolution_back, "a convolution of the output image does not give the input's size"),
     _row("RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1", _always, Rounding.V1, Product.ALL_F32),
     _row("LEAKY_RELU PRELU ABS RSQRT", _always, Rounding.V1, Product.ALL_F32),
@@ -790,6 +796,8 @@ _LITERT_ARITHMETIC = (
     _row("HARD_SWISH L2_NORMALIZATION", _always, Rounding.FIXED_POINT),
     _row("LOGISTIC TANH SQRT", _on_codes, Rounding.TABLE_F32),
 )
+
+_NO_INT2 = _refuse("FULLY_CONNECTED", _int2_weights, "TFLite Micro has no int2 weights")
 
 _NO_BIAS = "without a bias, XNNPACK leaves it to LiteRT's optimized kernels, which crash"
 _FACTOR_FROM_256 = "XNNPACK takes it and fails, for a factor x scale * w scale / out scale is 256 or more"
@@ -937,6 +945,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             "tflm",
             "TFLite Micro's portable kernels (measured on the tflite-micro wheel of 2026-10-23)",
             (
+                _NO_INT2,
                 _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _all(_on_int16, _int64_sums), Rounding.V3),
                 _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _signed, Rounding.V1),
                 _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V1),
@@ -974,6 +983,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             "TFLite Micro's portable kernels built with TFLITE_SINGLE_ROUNDING, and CMSIS-NN's with "
             "CMSIS_NN_USE_SINGLE_ROUNDING (read, not measured)",
             (
+                _NO_INT2,
                 _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _all(_on_int16, _int64_sums), Rounding.V3),
                 _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _signed, Rounding.V2),
                 _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V2),

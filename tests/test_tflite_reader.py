@@ -1134,7 +1134,7 @@ def int4_layer(weights: TensorDef) -> bytes:
 
 def test_int4_weights_are_unpacked() -> None:
     """Seven values in four bytes, the low half first."""
-    weights = TensorDef((1, 7), np.int8, 1.0, data=INT4_VALUES.reshape(1, 7), int4=True)
+    weights = TensorDef((1, 7), np.int8, 1.0, data=INT4_VALUES.reshape(1, 7), bits=4)
     content = int4_layer(weights)
     assert bytes([0x78, 0x0F, 0xC3, 0x05]) in content
     model = load(content)
@@ -1145,8 +1145,30 @@ def test_int4_weights_are_unpacked() -> None:
     assert model(one_at_a_time).reshape(-1).tolist() == INT4_VALUES.tolist()
 
 
+def test_int2_weights_are_unpacked() -> None:
+    """Seven values in two bytes, the first in the lowest bits; only FULLY_CONNECTED has them."""
+    values = np.array([-2, 1, -1, 0, 1, -2, -1], np.int8)
+    weights = TensorDef((1, 7), np.int8, 1.0, data=values.reshape(1, 7), bits=2)
+    content = only(
+        "FULLY_CONNECTED", [int8((1, 7), 1.0), weights, None], int8((1, 1), 1.0), schema.FullyConnectedOptionsT()
+    )
+    assert bytes([0b00_11_01_10, 0b00_11_10_01]) in content
+    model = load(content)
+    assert model(np.eye(7, dtype=np.int8)).reshape(-1).tolist() == values.tolist()
+    short = edited(content, lambda model: setattr(tensor_of(model, 0, 1), "shape", [1, 9]))
+    refused(short, MalformedModel, "2 bytes, 1x9 of int2 needs 3")
+    for numerics in ("tflm", "single"):
+        with pytest.raises(UnsupportedModel, match="FULLY_CONNECTED on int8, TFLite Micro has no int2 weights"):
+            gpuq.load(content, numerics=numerics)
+    taps = TensorDef((1, 1, 1, 7), np.int8, 1.0, data=values.reshape(1, 1, 1, 7), bits=2)
+    options = schema.Conv2DOptionsT(strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)
+    refused(
+        only("CONV_2D", [int8((1, 2, 2, 7)), taps, None], int8((1, 2, 2, 1)), options), UnsupportedModel, "type INT2"
+    )
+
+
 def test_a_profile_may_refuse_int4() -> None:
-    weights = TensorDef((1, 7), np.int8, 1.0, 3, data=INT4_VALUES.reshape(1, 7), int4=True)
+    weights = TensorDef((1, 7), np.int8, 1.0, 3, data=INT4_VALUES.reshape(1, 7), bits=4)
     gpuq.load(int4_layer(weights), numerics="tflm")
     for numerics in ("litert_ref", "litert_opt", "xnnpack"):
         with pytest.raises(UnsupportedModel, match="FULLY_CONNECTED on int8, LiteRT takes no zero point with int4"):
@@ -1154,7 +1176,7 @@ def test_a_profile_may_refuse_int4() -> None:
 
 
 def test_int4_anywhere_else_is_refused() -> None:
-    packed_constant = TensorDef((1, 7), np.int8, 1.0, data=INT4_VALUES.reshape(1, 7), int4=True)
+    packed_constant = TensorDef((1, 7), np.int8, 1.0, data=INT4_VALUES.reshape(1, 7), bits=4)
     refused(only("ADD", [int8((1, 7)), packed_constant], int8((1, 7)), schema.AddOptionsT()), UnsupportedModel, "INT4")
     net = Network()
     x = net.tensor(int8((1, 7)))
@@ -1312,7 +1334,7 @@ def test_float_operators_without_a_rule_are_refused() -> None:
     x = TensorDef((1, 7), np.float32)
     for op in ("TANH", "LOGISTIC", "ABS", "RELU_N1_TO_1"):
         refused(only(op, [x], x), UnsupportedModel, f"{op}: float32")
-    weights = TensorDef((1, 7), np.int8, 1.0, data=INT4_VALUES.reshape(1, 7), int4=True)
+    weights = TensorDef((1, 7), np.int8, 1.0, data=INT4_VALUES.reshape(1, 7), bits=4)
     out = TensorDef((1, 1), np.float32)
     content = only("FULLY_CONNECTED", [x, weights, None], out, schema.FullyConnectedOptionsT())
     refused(content, UnsupportedModel, "FULLY_CONNECTED: float32 tensors with weights of int4")

@@ -25,7 +25,7 @@ class Tensor:
         quant: None for tensors that are not quantized.
         data: the value of a constant, read-only; None for activations.
         is_variable: state that lasts from run to run.
-        is_int4: a constant that the file packs, two values to a byte.
+        bits: 4 or 2 where the file packs so small numbers into bytes, of a constant that is int8 here; else 8.
         initial: the value that state starts with, read-only; None: the zero point of int8, else 0.
     """
 
@@ -37,7 +37,7 @@ class Tensor:
     quant: Quant | None
     data: npt.NDArray[Any] | None = None
     is_variable: bool = False
-    is_int4: bool = False
+    bits: int = 8
     initial: npt.NDArray[Any] | None = None
 
     @property

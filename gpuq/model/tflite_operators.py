@@ -263,8 +263,10 @@ class OperatorView:
         weights = self.x(1)
         if weights.dtype not in (INT8, FLOAT32) or (weights.dtype == FLOAT32 and self.raw.name == "CONV_2D"):
             raise InputTypeError(f"{self.raw.name}: float32 tensors with weights of {weights.dtype} are not supported")
-        if weights.is_int4:
-            raise InputTypeError(f"{self.raw.name}: float32 tensors with weights of int4 are not supported")
+        if weights.bits < 8:
+            raise InputTypeError(
+                f"{self.raw.name}: float32 tensors with weights of int{weights.bits} are not supported"
+            )
         if self.has(2):
             bias = self.constant(2, "bias")
             if bias.dtype != FLOAT32:
@@ -315,7 +317,7 @@ def _conv2d(view: OperatorView) -> Converted:
         w_quant=view.quant(weights),
         out_quant=view.quant(view.out),
         activation=view.activation,
-        weight_bits=4 if weights.is_int4 else 8,
+        weight_bits=weights.bits,
         bias_dtype=view.bias_dtype(),
     )
     _check_bias_shape(view, out_c)
@@ -357,7 +359,7 @@ def _depthwise_conv2d(view: OperatorView) -> Converted:
         w_quant=view.quant(weights),
         out_quant=view.quant(view.out),
         activation=view.activation,
-        weight_bits=4 if weights.is_int4 else 8,
+        weight_bits=weights.bits,
         has_bias=view.has(2),
         bias_dtype=view.bias_dtype(),
     )
@@ -387,7 +389,7 @@ def _fully_connected(view: OperatorView) -> Converted:
             w_quant=view.quant(weights),
             out_quant=view.quant(view.out),
             activation=view.activation,
-            weight_bits=4 if weights.is_int4 else 8,
+            weight_bits=weights.bits,
             has_bias=view.has(2),
             bias_dtype=view.bias_dtype(),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,8 +37,11 @@ _DTYPES: dict[str, npt.DTypeLike] = {
 }
 
 
-# Operators whose weights (input 1) may be int4, two to a byte: the runtimes unpack them and compute as with int8.
-INT4_WEIGHTS = frozenset(("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"))
+# Types of weights (input 1) that share bytes, with their bits, and the operators that have them. They are unpacked.
+PACKED_BITS = MappingProxyType({"INT4": 4, "INT2": 2})
+PACKED_WEIGHTS = MappingProxyType(
+    {"INT4": ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"), "INT2": ("FULLY_CONNECTED",)}
+)
 
 # Elements of what is computed while the model is read: it is only there to build shapes.
 MAX_SHAPE_ELEMENTS = 1 << 20
@@ -181,8 +185,8 @@ def _tensors(raw: RawModel, limits: Limits) -> list[Tensor]:
         if math.prod(tensor.shape) > limits.elements:
             raise ModelLimit(f"{where}: {math.prod(tensor.shape)} elements; the limit is {limits.elements}")
         # Types that NumPy lacks (STRING, ...) stay as void: operators that touch them are reported. So are those that
-        # touch int4 constants, unless as weights: they are unpacked.
-        is_packed = tensor.type_name == "INT4" and tensor.data is not None
+        # touch packed constants, unless as weights: they are unpacked.
+        is_packed = tensor.type_name in PACKED_BITS and tensor.data is not None
         dtype = np.dtype(np.int8 if is_packed else _DTYPES.get(tensor.type_name, np.void))
         tensors.append(
             Tensor(
@@ -194,7 +198,7 @@ def _tensors(raw: RawModel, limits: Limits) -> list[Tensor]:
                 quant=_quant(tensor, dtype, where),
                 data=_data(tensor, dtype, where, shared),
                 is_variable=tensor.is_variable,
-                is_int4=is_packed,
+                bits=PACKED_BITS[tensor.type_name] if is_packed else 8,
                 initial=_data(replace(tensor, data=tensor.initial), dtype, where, shared),
             )
         )
@@ -220,16 +224,16 @@ def _data(
     """A constant's value; tensors of one buffer and dtype share it."""
     if tensor.data is None or dtype.kind == "V" or tensor.is_sparse:
         return None
-    is_packed = tensor.type_name == "INT4"
+    bits = PACKED_BITS.get(tensor.type_name)
     elements = math.prod(tensor.shape)
-    expected = (elements + 1) // 2 if is_packed else elements * dtype.itemsize
+    expected = -(-elements * bits // 8) if bits else elements * dtype.itemsize
     if tensor.data.size != expected:
-        kind = "int4" if is_packed else dtype
+        kind = f"int{bits}" if bits else dtype
         raise MalformedModel(
             f"{where}: its buffer has {tensor.data.size} bytes, {shape_text(tensor.shape)} of {kind} needs {expected}"
         )
-    if is_packed:
-        return unpacked_int4(tensor.data, elements).reshape(tensor.shape)
+    if bits:
+        return unpacked(tensor.data, bits, elements).reshape(tensor.shape)
     key = (id(tensor.data), dtype)
     if key not in shared:
         # A copy is aligned, and does not keep the whole file in memory.
@@ -239,13 +243,14 @@ def _data(
     return shared[key].reshape(tensor.shape)
 
 
-def unpacked_int4(packed: npt.NDArray[np.uint8], elements: int) -> npt.NDArray[np.int8]:
-    """Two's complement numbers of 4 bits as int8, the low half of each byte first; read-only.
+def unpacked(packed: npt.NDArray[np.uint8], bits: int, elements: int) -> npt.NDArray[np.int8]:
+    """Two's complement numbers of 4 or 2 bits as int8, those in the lowest bits of each byte first; read-only.
 
     Source: UnpackPackedIntToInt8, LiteRT tflite/kernels/internal/portable_tensor_utils.cc.
     """
-    pairs = np.stack([packed << 4, packed & 0xF0], axis=-1)
-    values = (pairs.reshape(-1)[:elements].view(np.int8) >> 4).astype(np.int8)
+    # Each number's bits become the highest of a byte, which spread its sign on their way down.
+    raised = packed[:, None] << np.arange(8 - bits, -1, -bits, dtype=np.uint8)
+    values = (raised.reshape(-1)[:elements].view(np.int8) >> (8 - bits)).astype(np.int8)
     values.flags.writeable = False
     return values
 
@@ -264,8 +269,9 @@ def _convert(
     for position, index in enumerate((*operator.inputs, *operator.outputs)):
         if index < 0:
             continue
-        takes_int4 = position == 1 and operator.name in INT4_WEIGHTS
-        problem = _tensor_problem(raw.tensors[index], tensors[index], takes_int4=takes_int4)
+        takers = PACKED_WEIGHTS.get(raw.tensors[index].type_name, ())
+        takes_packed = position == 1 and operator.name in takers
+        problem = _tensor_problem(raw.tensors[index], tensors[index], takes_packed=takes_packed)
         if problem:
             problems.add(f"{operator.name}: {problem}", operator)
             return
@@ -323,8 +329,8 @@ def _set_value(tensors: list[Tensor], folded: list[int], index: int, value: npt.
     folded.append(index)
 
 
-def _tensor_problem(raw: RawTensor, tensor: Tensor, *, takes_int4: bool = False) -> str | None:
-    if tensor.dtype.kind == "V" or (raw.type_name == "INT4" and not takes_int4):
+def _tensor_problem(raw: RawTensor, tensor: Tensor, *, takes_packed: bool = False) -> str | None:
+    if tensor.dtype.kind == "V" or (raw.type_name in PACKED_BITS and not takes_packed):
         return f"type {raw.type_name}"
     if raw.has_quantization_details:
         return "custom or blockwise quantization"

@@ -29,7 +29,7 @@ class FullyConnectedSpec(Spec):
         x_quant, out_quant: per tensor, int8, uint8 or int16 (zero point 0), the same dtype.
         w_quant: int8 or uint8 per tensor (its zero point counts), or int8 with one scale per output, axis 0.
         activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
-        weight_bits: 4 where the file packs two weights into a byte; they are codes of w_quant all the same.
+        weight_bits: 4 or 2 where the file packs weights into a byte; they are codes of w_quant all the same.
         has_bias: without one LiteRT's optimized kernels take another rule for int16.
         bias_dtype: of the bias, and of the sums, which wrap; int32, or int64 for int16 activations.
     """

@@ -25,6 +25,8 @@ from ai_edge_litert import schema_py_generated as schema
 
 TENSOR_TYPES: dict[str, int] = {
     "float32": schema.TensorType.FLOAT32,
+    "int2": schema.TensorType.INT2,
+    "int4": schema.TensorType.INT4,
     "int8": schema.TensorType.INT8,
     "uint8": schema.TensorType.UINT8,
     "int16": schema.TensorType.INT16,
@@ -50,7 +52,7 @@ class TensorDef:
     scale, zero_point   one number, or one per channel along `axis`; scale None: no quantization
     axis                quantized_dimension, of meaning only with several scales
     data                the constant, of shape `shape` and type `dtype`; None for an activation
-    int4                the file holds the constant (int8, -8 to 7) as int4, two to a byte
+    bits                4, 2: the file packs the constant (int8, of numbers that fit) two or four to a byte
     """
 
     shape: tuple[int, ...]
@@ -60,7 +62,7 @@ class TensorDef:
     axis: int = 0
     data: np.ndarray | None = None
     name: str = ""
-    int4: bool = False
+    bits: int = 8
 
     def __post_init__(self) -> None:
         if np.dtype(self.dtype).name not in TENSOR_TYPES:
@@ -154,10 +156,11 @@ class _Buffer(schema.BufferT):  # type: ignore[misc]
         return int(schema.BufferEnd(builder))
 
 
-def packed_int4(values: np.ndarray) -> np.ndarray:
-    """Bytes whose low halves hold the values at even positions, their high halves those at odd ones."""
-    padded = np.append(values, np.zeros(values.size % 2, np.uint8))
-    return (padded[::2] & 15) | (padded[1::2] << 4)
+def packed(values: np.ndarray, bits: int) -> np.ndarray:
+    """Bytes of numbers of so many bits, the first in the lowest."""
+    count = 8 // bits
+    padded = np.append(values, np.zeros(-values.size % count, np.uint8)).reshape(-1, count) & ((1 << bits) - 1)
+    return np.bitwise_or.reduce(padded << np.arange(0, 8, bits, dtype=np.uint8), axis=1, dtype=np.uint8)
 
 
 def schema_tensor(definition: TensorDef, default_name: str, buffers: list[Any]) -> Any:
@@ -165,12 +168,13 @@ def schema_tensor(definition: TensorDef, default_name: str, buffers: list[Any]) 
     tensor.name = definition.name or default_name
     tensor.shape = np.array(definition.shape, np.int32)
     tensor.hasRank = True
-    tensor.type = schema.TensorType.INT4 if definition.int4 else TENSOR_TYPES[np.dtype(definition.dtype).name]
+    name = np.dtype(definition.dtype).name if definition.bits == 8 else f"int{definition.bits}"
+    tensor.type = TENSOR_TYPES[name]
     tensor.buffer = 0
     if definition.data is not None:
         buffer = _Buffer()
         content = np.frombuffer(np.ascontiguousarray(definition.data).tobytes(), np.uint8)
-        buffer.data = packed_int4(content) if definition.int4 else content
+        buffer.data = content if definition.bits == 8 else packed(content, definition.bits)
         buffers.append(buffer)
         tensor.buffer = len(buffers) - 1
     if definition.scale is not None:
@@ -293,7 +297,7 @@ def converter_version(
     if op_name == "CONV_2D":
         weights = inputs[1]
         assert weights is not None
-        if weights.int4:
+        if weights.bits < 8:
             return 7
         if weights.shape[3] != first.shape[3]:
             return 6  # grouped
@@ -301,7 +305,7 @@ def converter_version(
     if op_name == "DEPTHWISE_CONV_2D":
         weights = inputs[1]
         assert weights is not None
-        if weights.int4:
+        if weights.bits < 8:
             # The converter writes 7; LiteRT's reference resolver ends at 6, with a kernel that has int4.
             return 6
         dilated = options.dilationHFactor != 1 or options.dilationWFactor != 1
@@ -309,8 +313,8 @@ def converter_version(
     if op_name == "FULLY_CONNECTED":
         weights = inputs[1]
         assert weights is not None
-        if weights.int4:
-            return 10
+        if weights.bits < 8:
+            return {4: 10, 2: 14}[weights.bits]
         if int8 and np.size(np.asarray(weights.scale)) > 1:
             return 12
         if len(inputs) == 2:

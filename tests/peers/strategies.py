@@ -366,8 +366,8 @@ def windows(source: Source, dilate: bool = True) -> dict[str, Any]:
 
 
 @st.composite
-def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False, int4: bool = False) -> Case:
-    """xnnpack: what XNNPACK defines, see XNNPACK_LARGEST. int4: weights of 4 bits."""
+def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False, bits: int = 8) -> Case:
+    """xnnpack: what XNNPACK defines, see XNNPACK_LARGEST. bits: 4, 2: weights of so many."""
     source = Source(draw, "CONV_2D")
     dtype = source.pick("dtype", dtypes)
     window = windows(source)
@@ -386,7 +386,7 @@ def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False, i
 
     x = source.activations((source.first, window["h"], window["w"], group_in * groups), dtype, in_zp)
     w = source.codes((out, window["kh"], window["kw"], group_in), w_dtype, w_zp)
-    w = w >> 4 if int4 else w
+    w = w >> (8 - bits)
     int64_sums = dtype == "int16" and source.flag("int64_bias")
     # The uint8 kernel checks the bias scale against the product of scales to 0.02 output steps.
     limit = XNNPACK_LARGEST if xnnpack else 2.0**18 if dtype == "uint8" else 2.0**29
@@ -402,7 +402,7 @@ def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False, i
     )
     inputs: list[TensorDef | None] = [
         TensorDef((source.first, *x.shape[1:]), dtype, drawn.x_scale, in_zp),
-        TensorDef(w.shape, w_dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w, int4=int4),
+        TensorDef(w.shape, w_dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w, bits=bits),
     ]
     if drawn.bias is not None:
         inputs.append(TensorDef((out,), drawn.bias.dtype, drawn.bias_scale, 0, data=drawn.bias))
@@ -416,7 +416,7 @@ def conv_2d(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False, i
 
 @st.composite
 def depthwise_conv_2d(
-    draw: DrawFn, dtypes: Sequence[str] = BOTH, biased: bool = False, xnnpack: bool = False, int4: bool = False
+    draw: DrawFn, dtypes: Sequence[str] = BOTH, biased: bool = False, xnnpack: bool = False, bits: int = 8
 ) -> Case:
     """biased: always with a bias, without which LiteRT's optimized kernels crash; others: as in conv_2d."""
     source = Source(draw, "DEPTHWISE_CONV_2D")
@@ -435,7 +435,7 @@ def depthwise_conv_2d(
 
     x = source.activations((source.first, window["h"], window["w"], channels), dtype, in_zp)
     w = source.codes((1, window["kh"], window["kw"], out), w_dtype, w_zp)
-    w = w >> 4 if int4 else w
+    w = w >> (8 - bits)
     limit = XNNPACK_LARGEST if xnnpack else 2.0**18 if dtype == "uint8" else 2.0**29
     drawn = layer(source, x, in_zp, w, w_zp, 3, per_channel and out > 1, bias_mode, limit, xnnpack, dtype == "int16")
     options = schema.DepthwiseConv2DOptionsT(
@@ -449,7 +449,7 @@ def depthwise_conv_2d(
     )
     inputs: list[TensorDef | None] = [
         TensorDef((source.first, *x.shape[1:]), dtype, drawn.x_scale, in_zp),
-        TensorDef(w.shape, w_dtype, drawn.w_scale, w_zp, axis=3 * per_channel, data=drawn.w, int4=int4),
+        TensorDef(w.shape, w_dtype, drawn.w_scale, w_zp, axis=3 * per_channel, data=drawn.w, bits=bits),
     ]
     if drawn.bias is not None:
         inputs.append(TensorDef((out,), drawn.bias.dtype, drawn.bias_scale, 0, data=drawn.bias))
@@ -467,10 +467,10 @@ def fully_connected(
     dtypes: Sequence[str] = BOTH,
     legacy: bool = True,
     xnnpack: bool = False,
-    int4: bool = False,
+    bits: int = 8,
     axes: bool = True,
 ) -> Case:
-    """legacy: int8 weights with a zero point, which LiteRT still honours; xnnpack, int4: as in conv_2d.
+    """legacy: int8 weights with a zero point, which LiteRT still honours; xnnpack, bits: as in conv_2d.
 
     axes: scales of each output, too, which TFLite Micro refuses with int4.
     """
@@ -512,13 +512,13 @@ def fully_connected(
     x = source.activations(sample, dtype, in_zp)
     w_dtype = "int8" if dtype == "int16" else dtype
     w = source.codes((units, depth), w_dtype, w_zp)
-    w = w >> 4 if int4 else w
+    w = w >> (8 - bits)
     int64_sums = dtype == "int16" and (bias_mode == "none" or source.flag("int64_bias"))
     limit = XNNPACK_LARGEST if xnnpack else 2.0**18
     drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel, bias_mode, limit, True, int64_sums)
     inputs: list[TensorDef | None] = [
         TensorDef(sample, dtype, drawn.x_scale, in_zp),
-        TensorDef(w.shape, w_dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w, int4=int4),
+        TensorDef(w.shape, w_dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w, bits=bits),
     ]
     if drawn.bias is not None:
         inputs.append(TensorDef((units,), drawn.bias.dtype, drawn.bias_scale, 0, data=drawn.bias))
