@@ -4,6 +4,9 @@
 //   bilinear, int8   y = (q00*wy0*wx0 + q10*wy1*wx0 + q01*wy0*wx1 + q11*wy1*wx1 +- 2^19) / 2^20, truncated,
 //                    weights in 1/1024
 //   bilinear, uint8  y = uint8(the same sum in float32, in the order of the reference, + 0.5)
+//   exact_up         int8's sum, ties up
+//   q11              weights in 1/2048, int8 and uint8, ties up
+//   by pixel         uint8's sum with a pixel's two weights multiplied first
 //
 // Where an output row or column lies on the input, and its weights, depends on the shapes alone: tables made
 // on the host. No address is computed in floating point on the GPU.
@@ -15,10 +18,17 @@
 #include "portable.cuh"
 
 // LINEAR       1: bilinear; 0: nearest
+// BLEND        of the bilinear: one of BLEND_*
 // X_UNSIGNED   of the bilinear: 1: codes are uint8; 0: int8
 // VEC          bytes of one load and store, of which all addresses and the channels are multiples:
 //              16 (nearest alone) or 4; 1: any
 // THREADS      of a block
+
+#define BLEND_EXACT 0
+#define BLEND_EXACT_UP 1
+#define BLEND_Q11 2
+#define BLEND_F32 3
+#define BLEND_F32_PIXEL 4
 
 #define CODES (VEC < 4 ? 4 : VEC)
 #define WORDS (CODES / 4)
@@ -53,22 +63,25 @@ __device__ __forceinline__ void load_codes(int words[WORDS], const unsigned char
 }
 
 #if LINEAR
-#if X_UNSIGNED
+#if BLEND == BLEND_F32 || BLEND == BLEND_F32_PIXEL
 
 // Every product and sum rounded to float32, in the order of the runtimes' expression.
 __device__ __forceinline__ int blend(int top_left, int bottom_left, int top_right, int bottom_right,
                                      Place row, Place column) {
   const float upper_row = __int_as_float(row.z), lower_row = __int_as_float(row.w);
   const float upper_column = __int_as_float(column.z), lower_column = __int_as_float(column.w);
+#if BLEND == BLEND_F32_PIXEL
+  float total = __fadd_rn(__fmul_rn(__int2float_rn(top_left), __fmul_rn(lower_row, lower_column)),
+                          __fmul_rn(__int2float_rn(top_right), __fmul_rn(lower_row, upper_column)));
+  total = __fadd_rn(total, __fmul_rn(__int2float_rn(bottom_left), __fmul_rn(upper_row, lower_column)));
+  total = __fadd_rn(total, __fmul_rn(__int2float_rn(bottom_right), __fmul_rn(upper_row, upper_column)));
+#else
   float total = __fmul_rn(__fmul_rn(__int2float_rn(top_left), lower_row), lower_column);
   total = __fadd_rn(total, __fmul_rn(__fmul_rn(__int2float_rn(bottom_left), upper_row), lower_column));
   total = __fadd_rn(total, __fmul_rn(__fmul_rn(__int2float_rn(top_right), lower_row), upper_column));
   total = __fadd_rn(total, __fmul_rn(__fmul_rn(__int2float_rn(bottom_right), upper_row), upper_column));
+#endif
   return __float2int_rz(__fadd_rn(total, 0.5f));
-}
-
-__device__ __forceinline__ int code_of(int word, int c) {
-  return static_cast<int>(prmt(word, 0, 0x4440 + c));
 }
 
 #else
@@ -83,16 +96,23 @@ __device__ __forceinline__ int blend(int top_left, int bottom_left, int top_righ
                          static_cast<unsigned>(bottom_right) * static_cast<unsigned>(row.z);
   const int total =
       static_cast<int>(left * static_cast<unsigned>(column.w) + right * static_cast<unsigned>(column.z));
+#if BLEND == BLEND_Q11
+  return (total + (1 << 21)) >> 22;
+#elif BLEND == BLEND_EXACT_UP
+  return (total + (1 << 19)) >> 20;
+#else
   // Half away from zero, truncated: a shift of the magnitude.
   const int magnitude = ((total < 0 ? -total : total) + (1 << 19)) >> 20;
   return total < 0 ? -magnitude : magnitude;
-}
-
-__device__ __forceinline__ int code_of(int word, int c) {
-  return static_cast<int>(prmt(word, 0, 0x8880 + 0x1111 * c));
+#endif
 }
 
 #endif
+
+__device__ __forceinline__ int code_of(int word, int c) {
+  return static_cast<int>(prmt(word, 0, X_UNSIGNED ? 0x4440 + c : 0x8880 + 0x1111 * c));
+}
+
 #endif
 
 extern "C" __global__ void __launch_bounds__(THREADS)

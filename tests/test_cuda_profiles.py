@@ -19,6 +19,7 @@ from gpuq.ops.add import AddSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.dequantize import DequantizeSpec
+from gpuq.ops.l2_normalization import L2NormalizationSpec
 from gpuq.ops.max_pool_2d import MaxPool2dSpec
 from gpuq.ops.mean import MeanSpec
 from gpuq.ops.mul import MulSpec
@@ -110,6 +111,36 @@ def test_requantization_in_blocks_with_a_rest(launcher: HostLauncher, shape: tup
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rounding", "dtype"),
+    [
+        (Rounding.EXACT_UP, "int8"),
+        (Rounding.Q11, "int8"),
+        (Rounding.Q11, "uint8"),
+        (Rounding.AFFINE_F32_PIXEL, "uint8"),
+    ],
+)
+def test_bilinear_rules(launcher: HostLauncher, rounding: Rounding, dtype: str, seed: int) -> None:
+    rng = np.random.default_rng([seed, rounding is Rounding.Q11, dtype == "int8"])
+    for case in range(scaled(30)):
+        in_h, in_w, out_h, out_w, in_c = (int(rng.integers(1, 12)) for _ in range(5))
+        corners, centers = ((False, False), (True, False), (False, True))[case % 3]
+        spec = ResizeBilinearSpec(
+            in_h=in_h,
+            in_w=in_w,
+            in_c=in_c,
+            out_h=out_h,
+            out_w=out_w,
+            dtype=np.dtype(dtype),
+            align_corners=corners,
+            half_pixel_centers=centers,
+        )
+        x = random_codes(rng, (2, in_h, in_w, in_c), dtype)
+        want = reference(spec, Rule(rounding), x)
+        run_layer(launcher, resize.pack(spec, Rule(rounding)), [x], want, rng, f"seed {seed}, case {case}: {spec}")
+
+
+@pytest.mark.slow
 def test_even_bounds_of_a_pool(launcher: HostLauncher, seed: int) -> None:
     rng = np.random.default_rng(seed)
     # 6 / 4 is half-way between two codes.
@@ -172,10 +203,8 @@ IMAGE = ResizeBilinearSpec(in_h=2, in_w=2, in_c=4, out_h=4, out_w=4, dtype=np.dt
         (elementwise.pack, FLOATS, Rounding.RECIPROCAL_F32_BLOCK8),
         (elementwise.pack, DequantizeSpec(shape=(20,), x_quant=CODES), Rounding.AFFINE_F32_BLOCK8),
         (reduce.pack, PIXELS, Rounding.V1U_BLOCK16),
+        (resize.pack, IMAGE, Rounding.AFFINE_F32),
         (reduce.pack, TOTAL, Rounding.AFFINE_F32),
-        (resize.pack, IMAGE, Rounding.Q11),
-        (resize.pack, IMAGE, Rounding.EXACT_UP),
-        (resize.pack, replace(IMAGE, dtype=np.dtype("uint8")), Rounding.AFFINE_F32_PIXEL),
     ],
 )
 def test_a_rule_without_a_kernel_is_one_error(pack: Any, spec: Any, rounding: Rounding) -> None:
@@ -224,11 +253,13 @@ def test_every_operator_without_a_kernel_is_named_at_once(launcher: HostLauncher
     from .test_fusion import Net
 
     net = Net(np.random.default_rng(seed))
-    x = net.tensor((1, 2, 2, 4), net.quant(0.05, 3))
-    once = net.add_node(IMAGE, (x,), (1, 4, 4, 4), net.of(x))
-    twice = net.add_node(replace(IMAGE, in_h=4, in_w=4), (once,), (1, 4, 4, 4), net.of(x))
+    unit = Quant(1 / 128)
+    x = net.tensor((1, 2, 2, 4), unit)
+    rows = L2NormalizationSpec(depth=4, x_quant=unit, out_quant=unit)
+    once = net.add_node(rows, (x,), (1, 2, 2, 4), unit)
+    twice = net.add_node(rows, (once,), (1, 2, 2, 4), unit)
     with pytest.raises(UnsupportedModel) as caught:
         plan_program(net.graph((x,), (twice,)), Device("cuda"), "xnnpack", launcher)
     message = str(caught.value)
     for number in (0, 1):
-        assert f"operator #{number} RESIZE_BILINEAR on int8 tensor" in message
+        assert f"operator #{number} L2_NORMALIZATION on int8 tensor" in message

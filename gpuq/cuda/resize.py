@@ -13,22 +13,38 @@ from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops.resize_bilinear import ResizeBilinearSpec, ResizeSpec, float_positions, integer_positions
+from gpuq.ops.resize_bilinear import ResizeBilinearSpec, ResizeSpec, float_positions, integer_positions, q11_positions
 from gpuq.ops.resize_nearest_neighbor import ResizeNearestNeighborSpec, nearest_indices
 from gpuq.ops.spec import UINT8
 
 THREADS = 256
 
 
-def resize_kernel(*, linear: bool, unsigned: bool = False, vec: int = 4) -> Kernel:
-    """resize.cu; its head says what the arguments mean."""
-    way = ("bilinear_f32" if unsigned else "bilinear_s32") if linear else "nearest"
+# How resize.cu blends under each rule of RESIZE_BILINEAR, and whether codes may be int8 and uint8.
+BLENDS = {
+    Rounding.EXACT: ("s32", (False,)),
+    Rounding.EXACT_UP: ("s32_up", (False,)),
+    Rounding.Q11: ("q11", (False, True)),
+    Rounding.AFFINE_F32: ("f32", (True,)),
+    Rounding.AFFINE_F32_PIXEL: ("f32_pixel", (True,)),
+}
+MACROS = {rounding: f"BLEND_{rounding.name.removeprefix('AFFINE_')}" for rounding in BLENDS}
+
+
+def resize_kernel(rounding: Rounding | None = None, *, unsigned: bool = False, vec: int = 4) -> Kernel:
+    """resize.cu; its head says what the arguments mean. Without a rule the nearest pixel."""
+    linear = rounding is not None
+    way = "nearest"
+    if rounding is not None:
+        blend, signs = BLENDS[rounding]
+        way = f"bilinear_{blend}" + ("_unsigned" if unsigned and len(signs) > 1 else "")
     return Kernel(
         name=f"resize_{way}_u{8 * vec}",
         source="resize.cu",
         entry="resize",
         defines=(
             ("LINEAR", int(linear)),
+            ("BLEND", "BLEND_EXACT" if rounding is None else MACROS[rounding]),
             ("X_UNSIGNED", int(unsigned)),
             ("VEC", vec),
             ("THREADS", THREADS),
@@ -38,8 +54,13 @@ def resize_kernel(*, linear: bool, unsigned: bool = False, vec: int = 4) -> Kern
 
 
 KERNELS = (
-    *(resize_kernel(linear=False, vec=vec) for vec in (16, 4, 1)),
-    *(resize_kernel(linear=True, unsigned=unsigned, vec=vec) for unsigned in (False, True) for vec in (4, 1)),
+    *(resize_kernel(vec=vec) for vec in (16, 4, 1)),
+    *(
+        resize_kernel(rounding, unsigned=unsigned, vec=vec)
+        for rounding, (_, signs) in BLENDS.items()
+        for unsigned in signs
+        for vec in (4, 1)
+    ),
 )
 
 
@@ -49,11 +70,13 @@ class ResizeLayer:
 
     Attributes:
         rows, columns: int32, where each output row and column lies on the input; see kernels_cuda/resize.cu.
+        rounding: how pixels are blended; None of the nearest one.
     """
 
     spec: ResizeSpec
     rows: npt.NDArray[np.int32]
     columns: npt.NDArray[np.int32]
+    rounding: Rounding | None
     constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,7 +85,7 @@ class ResizeLayer:
     @property
     def is_linear(self) -> bool:
         """Bilinear, not nearest."""
-        return isinstance(self.spec, ResizeBilinearSpec)
+        return self.rounding is not None
 
     @property
     def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
@@ -89,9 +112,7 @@ class ResizeLayer:
         return [
             Launch(
                 # The nearest pixel's bytes mean nothing.
-                resize_kernel(
-                    linear=self.is_linear, unsigned=self.is_linear and spec.activation_dtype == UINT8, vec=vec
-                ),
+                resize_kernel(self.rounding, unsigned=self.is_linear and spec.activation_dtype == UINT8, vec=vec),
                 (-(-threads // THREADS), 1, 1),
                 (
                     x.slot("x"),
@@ -108,22 +129,29 @@ class ResizeLayer:
         ]
 
 
-def _places(spec: ResizeBilinearSpec, in_size: int, out_size: int) -> npt.NDArray[np.int32]:
+def _places(spec: ResizeBilinearSpec, rounding: Rounding, in_size: int, out_size: int) -> npt.NDArray[np.int32]:
     """(out_size, 4): lower and upper index, weights of the upper and of the lower one."""
-    if spec.dtype == UINT8:
+    if rounding in (Rounding.AFFINE_F32, Rounding.AFFINE_F32_PIXEL):
         lower, upper, weight = float_positions(spec, in_size, out_size)
         rest = np.float32(1) - weight
         bits = [np.ascontiguousarray(each, np.float32).view(np.int32) for each in (weight, rest)]
         return np.stack([lower.astype(np.int32), upper.astype(np.int32), *bits], axis=1)
-    lower, upper, steps = integer_positions(spec, in_size, out_size)
-    return np.stack([lower, upper, steps, 1024 - steps], axis=1).astype(np.int32)
+    is_q11 = rounding is Rounding.Q11
+    lower, upper, steps = (q11_positions if is_q11 else integer_positions)(spec, in_size, out_size)
+    return np.stack([lower, upper, steps, (2048 if is_q11 else 1024) - steps], axis=1).astype(np.int32)
 
 
 def pack(spec: ResizeBilinearSpec | ResizeNearestNeighborSpec, rule: Rule) -> ResizeLayer:
     """The tables of a layer."""
-    if rule.rounding not in (Rounding.EXACT, Rounding.AFFINE_F32):
-        raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")
+    rounding = rule.rounding
     if isinstance(spec, ResizeBilinearSpec):
-        return ResizeLayer(spec, _places(spec, spec.in_h, spec.out_h), _places(spec, spec.in_w, spec.out_w))
-    rows, columns = nearest_indices(spec, spec.in_h, spec.out_h), nearest_indices(spec, spec.in_w, spec.out_w)
-    return ResizeLayer(spec, rows.astype(np.int32), columns.astype(np.int32))
+        if rounding not in BLENDS or (spec.dtype == UINT8) not in BLENDS[rounding][1]:
+            raise spec.fail(f"there is no CUDA kernel for rule {rounding.value}")
+        rows, columns = (
+            _places(spec, rounding, *sizes) for sizes in ((spec.in_h, spec.out_h), (spec.in_w, spec.out_w))
+        )
+        return ResizeLayer(spec, rows, columns, rounding)
+    if rounding is not Rounding.EXACT:
+        raise spec.fail(f"there is no CUDA kernel for rule {rounding.value}")
+    lines, pixels = nearest_indices(spec, spec.in_h, spec.out_h), nearest_indices(spec, spec.in_w, spec.out_w)
+    return ResizeLayer(spec, lines.astype(np.int32), pixels.astype(np.int32), None)
