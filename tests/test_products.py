@@ -173,7 +173,7 @@ def test_transpose_conv(padding: str, dtype: str, rule: Rule, number: int, seed:
         # One run is of three images; ties, and no clamp where they round otherwise.
         weights, bias = weights // 8 * 8, None if bias is None else bias // 64 * 64
         one = Quant(1.0, spec.w_quant.zero_points[0] // 8 * 8, dtype=dtype)
-        out_quant = Quant(2.0**6, spec.out_quant.zero_point, dtype=dtype)
+        out_quant = Quant(2.0**7, spec.out_quant.zero_point, dtype=dtype)
         x_quant = replace(spec.x_quant, scale=1.0)
         spec = replace(spec, images=3, activation=None, x_quant=x_quant, w_quant=one, out_quant=out_quant)
         x = x // 8 * 8 + np.asarray(x_quant.scalar_zero_point() % 8, x.dtype)

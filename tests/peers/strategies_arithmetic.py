@@ -43,8 +43,11 @@ def tanh(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
     if len(dtypes) > 1 and source.flag("any_output"):
         out_scale, out_zp = source.log2(-12, 1), source.zero_point("out_zero_point", dtype)
         if source.flag("tie"):
-            # 1, which all large inputs give, is half a step away from a code.
-            out_scale = np.float32(1 / (int(source.rng.integers(1, 255)) + 0.5))
+            # 1, which all large inputs give, is half a step away from a code, which no clamp cuts off.
+            in_scale = source.note("in_scale", np.float32(max(in_scale, 0.25)))
+            steps = int(source.rng.integers(1, 100))
+            out_scale, middle = np.float32(1 / (steps + 0.5)), 128 if dtype == "uint8" else 0
+            out_zp = source.note("out_zero_point", middle + int(source.rng.integers(-20, 20)))
         source.note("out_scale", out_scale)
     return source.case(
         [TensorDef(sample, dtype, in_scale, zero_point)], TensorDef(sample, dtype, out_scale, out_zp), None, [x]

@@ -206,6 +206,7 @@ TFLM: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
 OPTIMIZED = {op: (strategy, -(-examples // 5)) for op, (strategy, examples) in LITERT.items()} | {
     "SUM": (sums.total, 60),
     "ELU": (sums.elu, 40),
+    "TANH": (sums.tanh, 40),
 }
 
 # Of each operator a sample. LiteRT's optimized depthwise kernels crash without a bias, its ADD and MUL wrap beyond int16,
