@@ -168,7 +168,7 @@ def _scaled_away(spec: SumSpec, total: npt.NDArray[np.int64]) -> npt.NDArray[np.
         factor = np.float32(spec.x_quant.scalar_scale()) / np.float32(spec.out_quant.scalar_scale())
         bias = np.float32(-spec.x_quant.scalar_zero_point()) * factor * np.float32(spec.count)
         scaled = numerics.wrap_int32(total).astype(np.float32) * factor + bias
-    # Beyond int32 the C++ conversion is undefined; what it gives does not matter to the clamp, but for its sign.
+    # Beyond int32 the C++ conversion is undefined (x86 gives -2^31); here it saturates, as ARM does.
     return round_half_away(scaled).astype(np.float64) + spec.out_quant.scalar_zero_point()
 
 

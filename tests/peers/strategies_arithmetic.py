@@ -336,8 +336,11 @@ def reduction(source: Source) -> tuple[tuple[int, ...], list[int], bool, tuple[i
 
 
 @st.composite
-def total(draw: DrawFn, dtypes: Sequence[str] = BOTH, with_bytes: bool = False) -> Case:
-    """with_bytes: int8 codes are taken for unsigned bytes, so that parameters follow the spread of those."""
+def total(draw: DrawFn, dtypes: Sequence[str] = BOTH, with_bytes: bool = False, in_float: bool = False) -> Case:
+    """with_bytes: int8 codes are taken for unsigned bytes, so that parameters follow the spread of those.
+
+    in_float: results are converted from float32, and must fit an int32.
+    """
     source = Source(draw, "SUM")
     dtype = source.pick("dtype", dtypes)
     sample, axes, keep_dims, out_shape, axis = reduction(source)
@@ -351,6 +354,8 @@ def total(draw: DrawFn, dtypes: Sequence[str] = BOTH, with_bytes: bool = False) 
     )
     if with_bytes and dtype == "int8":
         out_zp = min(out_zp, 127)
+    if in_float:
+        out_scale = source.note("raised", np.float32(max(out_scale, in_scale * 255.0 * count / 2.0**30)))
     return source.case(
         [TensorDef(sample, dtype, in_scale, zero_point), axis],
         TensorDef(out_shape, dtype, out_scale, out_zp),

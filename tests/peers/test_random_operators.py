@@ -204,7 +204,7 @@ TFLM: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
 
 
 OPTIMIZED = {op: (strategy, -(-examples // 5)) for op, (strategy, examples) in LITERT.items()} | {
-    "SUM": (sums.total, 60),
+    "SUM": (partial(sums.total, in_float=True), 60),
     "ELU": (sums.elu, 40),
     "TANH": (sums.tanh, 40),
 }
