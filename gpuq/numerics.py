@@ -605,7 +605,7 @@ def _xnnpack_weights(spec: Any) -> bool:
 
     Of packed weights those of FULLY_CONNECTED, whole bytes of them in a row, int2 with one scale for each output.
     """
-    quant, bits = spec.w_quant, getattr(spec, "weight_bits", 8)
+    quant, bits = spec.w_quant, _weight_bits(spec)
     if bits < 8 and (spec.op != "FULLY_CONNECTED" or spec.in_c % (8 // bits)):
         return False
     if bits == 2 and quant.scales.size != spec.out_c:
@@ -626,7 +626,7 @@ def _beyond_int16(spec: Any) -> bool:
 
 
 def _int4_weights(spec: Any) -> bool:
-    return bool(spec.weight_bits == 4)
+    return _weight_bits(spec) == 4
 
 
 def _no_bias(spec: Any) -> bool:
@@ -691,12 +691,17 @@ def _symmetric_right(spec: Any) -> bool:
     return bool(spec.b_quant.scalar_zero_point() == 0)
 
 
+def _weight_bits(spec: Any) -> int:
+    """Bits of a weight in the file; layers with float32 activations have whole bytes alone."""
+    return int(getattr(spec, "weight_bits", 8))
+
+
 def _int2_weights(spec: Any) -> bool:
-    return bool(spec.weight_bits == 2)
+    return _weight_bits(spec) == 2
 
 
 def _packed_with_zero_point(spec: Any) -> bool:
-    return bool(spec.weight_bits < 8 and spec.w_quant.zero_points.any())
+    return bool(_weight_bits(spec) < 8 and spec.w_quant.zero_points.any())
 
 
 def _otherwise(condition: Callable[[Any], bool]) -> Callable[[Any], bool]:
