@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.cpu.epilogue import Epilogue
-from gpuq.cpu.gemm import EXACT_FLOAT32
+from gpuq.cpu.gemm import EXACT_FLOAT32, matmul
 from gpuq.numerics import Rule
 from gpuq.ops.batch_matmul import BatchMatmulSpec
 from gpuq.quant import Quant
@@ -57,7 +57,7 @@ class BatchMatmulPlan:
         for run, codes in enumerate(outputs[0]):
             left = _centred(a[run if a.shape[0] > 1 else 0], self.spec.a_quant, self._dtype)
             right = _centred(b[run if b.shape[0] > 1 else 0], self.spec.b_quant, self._dtype)
-            sums = np.matmul(left, right).reshape(-1, n)
+            sums = matmul(left, right).reshape(-1, n)
             self._epilogue(sums, codes.reshape(-1, n), np.empty(sums.shape, np.float64))
 
 

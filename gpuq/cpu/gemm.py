@@ -17,6 +17,13 @@ def exact_up_to(dtype: np.dtype[Any]) -> int:
     return EXACT_FLOAT32 if dtype == np.float32 else EXACT_FLOAT64
 
 
+def matmul(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+    """np.matmul of finite numbers, without its warnings: BLAS kernels compute on unused vector lanes too, and what
+    these hold may set the floating-point flags that NumPy reports (numpy/numpy#24067)."""
+    with np.errstate(all="ignore"):
+        return np.asarray(np.matmul(a, b, out=out))
+
+
 @dataclass(frozen=True)
 class ExactGemm:
     """x (M, K) @ weights (K, N) for integer-valued float32 x with |x| <= x_max.
@@ -67,7 +74,7 @@ class ExactGemm:
     def __call__(self, x: npt.NDArray[Any], part: npt.NDArray[Any], total: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The product, in `part` (M, N) when one chunk suffices, else summed in `total` (M, N) float64."""
         for index, (first, last, weights) in enumerate(self.chunks):
-            np.matmul(x[:, first:last], weights, out=part)
+            matmul(x[:, first:last], weights, out=part)
             if len(self.chunks) == 1:
                 return part
             if index == 0:

@@ -200,7 +200,7 @@ def quantized_rows(spec: HybridSpec, rule: Rule, rows: FloatArray) -> QuantizedR
 
 
 def finish(
-    spec: HybridSpec, rule: Rule, acc: npt.NDArray[np.float64], scales: FloatArray, bias: FloatArray | None
+    spec: HybridSpec, rule: Rule, acc: npt.NDArray[np.int64], scales: FloatArray, bias: FloatArray | None
 ) -> FloatArray:
     """Sums (R, ..., O) times both scales, bias, clamp.
 
@@ -226,7 +226,7 @@ def finish(
 
 def centred_images(
     spec: HybridConv2dSpec | HybridDepthwiseConv2dSpec, rule: Rule, x: FloatArray
-) -> tuple[npt.NDArray[np.float64], FloatArray]:
+) -> tuple[npt.NDArray[np.int64], FloatArray]:
     """(q - zero point of each row, padded by 0; the rows' scales).
 
     A row is an image. XNNPACK runs a pointwise convolution as a dense layer, and there a row is a pixel.
@@ -234,7 +234,7 @@ def centred_images(
     images = run_shape(x, (spec.in_h, spec.in_w, spec.in_c))
     by_pixel = rule.rounding is Rounding.QD8 and spec.window.is_pointwise
     rows = quantized_rows(spec, rule, images.reshape(-1, spec.in_c) if by_pixel else images.reshape(len(images), -1))
-    centred = (rows.codes - rows.zero_points[:, None]).astype(np.float64)
+    centred = rows.codes - rows.zero_points[:, None]
     scales = rows.scales.reshape(*images.shape[:3], 1) if by_pixel else rows.scales.reshape(-1, 1, 1, 1)
     return spec.window.pad(centred.reshape(images.shape), 0), scales
 
@@ -251,12 +251,12 @@ def check_weights(spec: Spec, weights: npt.NDArray[Any], bias: npt.NDArray[Any] 
 def conv2d(
     spec: HybridConv2dSpec, rule: Rule, x: FloatArray, weights: npt.NDArray[np.int8], bias: FloatArray | None = None
 ) -> FloatArray:
-    """(..., H, W, C) to (N, OH, OW, O); sums in float64, exact below 2^53 in any order."""
+    """(..., H, W, C) to (N, OH, OW, O)."""
     check_weights(spec, weights, bias, spec.weights_shape)
     padded, scales = centred_images(spec, rule, x)
     out_h, out_w, _ = spec.output_shape
-    kernel = weights.astype(np.float64)
-    acc = np.zeros((padded.shape[0], out_h, out_w, spec.out_c))
+    kernel = weights.astype(np.int64)
+    acc = np.zeros((padded.shape[0], out_h, out_w, spec.out_c), np.int64)
     group_in, group_out = spec.in_c // spec.groups, spec.out_c // spec.groups
     for kh, kw, pixels in spec.window.views(padded, out_h, out_w):
         for group in range(spec.groups):
@@ -277,9 +277,9 @@ def depthwise_conv2d(
     check_weights(spec, weights, bias, spec.weights_shape)
     padded, scales = centred_images(spec, rule, x)
     out_h, out_w, out_c = spec.output_shape
-    acc = np.zeros((padded.shape[0], out_h, out_w, out_c))
+    acc = np.zeros((padded.shape[0], out_h, out_w, out_c), np.int64)
     for kh, kw, pixels in spec.window.views(padded, out_h, out_w):
-        acc += np.repeat(pixels, spec.multiplier, axis=-1) * weights[0, kh, kw, :].astype(np.float64)
+        acc += np.repeat(pixels, spec.multiplier, axis=-1) * weights[0, kh, kw, :].astype(np.int64)
     return finish(spec, rule, acc, scales, bias)
 
 
@@ -293,5 +293,5 @@ def fully_connected(
     """Rows of I to (rows, O)."""
     check_weights(spec, weights, bias, spec.weights_shape)
     rows = quantized_rows(spec, rule, run_shape(x, (spec.in_c,)))
-    centred = (rows.codes - rows.zero_points[:, None]).astype(np.float64)
-    return finish(spec, rule, centred @ weights.T.astype(np.float64), rows.scales[:, None], bias)
+    centred = rows.codes - rows.zero_points[:, None]
+    return finish(spec, rule, centred @ weights.T.astype(np.int64), rows.scales[:, None], bias)
