@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq import numerics
+from gpuq import profiles
 from gpuq.numerics import Rule
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
@@ -177,7 +177,7 @@ class Layer:
 
     def rule(self, dtype: str = "int8", profile: str = "litert_ref") -> Rule:
         """How the profile requantizes this layer."""
-        return numerics.resolve(profile, self.spec(dtype))
+        return profiles.resolve(profile, self.spec(dtype))
 
 
 @dataclass(frozen=True)

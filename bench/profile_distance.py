@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import gpuq
-from gpuq.numerics import PROFILES
+from gpuq.profiles import PROFILES
 
 
 def smooth_inputs(shape: tuple[int, ...], dtype: np.dtype, seed: int) -> np.ndarray:

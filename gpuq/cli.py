@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 import gpuq
-from gpuq.numerics import PROFILES
+from gpuq.profiles import PROFILES
 
 INFO = "describe a model: inputs, outputs, operators, memory"
 RUN = "run a model over arrays and pictures"

@@ -22,7 +22,6 @@ from gpuq.cuda.launch import launcher
 from gpuq.cuda.plans import CudaPlan, layer_of
 from gpuq.devices import Device, resolve_device
 from gpuq.errors import InputTypeError, InputValueError
-from gpuq.numerics import resolve
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
@@ -30,6 +29,7 @@ from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.spec import INT16, INT32, INT64, Spec, shape_text
 from gpuq.ops.window import Window2d
 from gpuq.plan import Plan
+from gpuq.profiles import resolve
 from gpuq.quant import Quant
 from gpuq.quant import dequantize as dequantize_numpy
 from gpuq.quant import quantize as quantize_numpy

@@ -15,7 +15,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from gpuq import Quant, UnsupportedModel, numerics
+from gpuq import Quant, UnsupportedModel, profiles
 from gpuq.numerics import Rule
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
@@ -120,9 +120,9 @@ def window(draw: DrawFn, largest_kernel: int = 5) -> tuple[Window2d, int, int]:
 
 def rules(spec: Any) -> Iterator[tuple[str, Rule]]:
     """The rule of every profile that has this operator."""
-    for name in numerics.PROFILES:
+    for name in profiles.PROFILES:
         try:
-            yield name, numerics.resolve(name, spec)
+            yield name, profiles.resolve(name, spec)
         except UnsupportedModel:
             continue
 

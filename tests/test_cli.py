@@ -19,7 +19,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 import gpuq
-from gpuq import cuda, numerics
+from gpuq import cuda, profiles
 from gpuq.cli import main
 from gpuq.commands import doctor, files, output, run
 from gpuq.commands.classes import Classes, rank
@@ -218,7 +218,7 @@ def test_traceback_on_request(argv: list[str], capsys: pytest.CaptureFixture[str
 
 
 def test_errors_that_nobody_foresaw_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(numerics, "profile", lambda name: 1 / 0)
+    monkeypatch.setattr(profiles, "profile", lambda name: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["info", str(DIGITS)])
 
@@ -301,7 +301,7 @@ def test_info_describes_a_model(capsys: pytest.CaptureFixture[str], digits: gpuq
     text = " ".join(word for row in rows for word in row)
     assert "8,794 values" in text
     assert f"arena {digits.program.arena_bytes:,} bytes a run" in text
-    assert numerics.profile("litert_ref").reproduces in text
+    assert profiles.profile("litert_ref").reproduces in text
     assert "pixel p (0..255) becomes code p - 128, the real value 0.00392157 * p" in text
 
 
@@ -599,7 +599,7 @@ def test_settings_that_do_not_exist(
     path = npy(codes)
     argv = ["run", DIGITS, path]
     assert refusal(capsys, "info", DIGITS, "--numerics", "x") == "numerics 'x' must be one of " + ", ".join(
-        numerics.PROFILES
+        profiles.PROFILES
     )
     assert "must be 'auto', 'cpu', 'cuda' or 'cuda:N'" in refusal(capsys, *argv, "--device", "gpu")
     assert refusal(capsys, *argv, "--batch", 0) == "--batch 0 must be at least 1"
@@ -827,7 +827,7 @@ def test_doctor_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["packages"]["numpy"] == np.__version__
     assert found["packages"]["numpy"] in text
     assert found["blas"] != "unknown"
-    assert set(found["numerics"]) == set(numerics.PROFILES)
+    assert set(found["numerics"]) == set(profiles.PROFILES)
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def by_hand(padding: str) -> Conv2dSpec:
 @pytest.mark.parametrize(("padding", "want"), [("valid", VALID), ("same", SAME)])
 def test_by_hand(padding: str, want: np.ndarray) -> None:
     spec, rule = by_hand(padding), Rule(Rounding.V1, Product.F32)
-    assert gpuq.numerics.resolve("litert_ref", spec) == rule
+    assert gpuq.profiles.resolve("litert_ref", spec) == rule
     real = gpuq.numerics.real_multipliers(0.05, np.array([0.02], np.float32), float(np.float32(0.01)), rule.product)
     assert gpuq.numerics.quantize_multipliers(real)[0].tolist() == [1717987038]
     x = (X + 140).astype(np.uint8).reshape(1, 3, 3, 1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuq import Quant, numerics
+from gpuq import Quant, profiles
 from gpuq.cuda import binary, elementwise, pool_2d, reduce, resize, softmax
 from gpuq.cuda.plans import layer_of
 from gpuq.devices import Device
@@ -56,7 +56,7 @@ def test_xnnpack_binary(launcher: HostLauncher, spec_type: Any, rule: Rule, seed
     for case in range(scaled(40)):
         shape = (int(rng.integers(1, 4)), 4 * int(rng.integers(1, 9)))
         spec = random_spec(rng, spec_type, ("int8", "uint8")[case % 2], (shape, shape))
-        if numerics.resolve("xnnpack", spec) == rule:
+        if profiles.resolve("xnnpack", spec) == rule:
             compared += 1
             check(launcher, rng, spec, rule, f"seed {seed}, case {case}", align=4, gaps=False)
     assert compared

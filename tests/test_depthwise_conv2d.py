@@ -77,7 +77,7 @@ def test_reference_is_the_definition(layer: Layer) -> None:
 @settings(max_examples=40)
 @given(depthwise_conv2d_layers(one_channel=True))
 def test_one_channel_is_a_dense_convolution(layer: Layer) -> None:
-    rule = gpuq.numerics.resolve("litert_ref", layer.spec)
+    rule = gpuq.profiles.resolve("litert_ref", layer.spec)
     dense = one_channel_as_conv2d(layer.spec)
     got = conv2d.reference(dense, rule, layer.x, layer.weights.transpose(3, 1, 2, 0), layer.bias)
     assert_equal_bits(got, reference(layer.spec, rule, layer.x, layer.weights, layer.bias), layer)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 
 import gpuq
 from gpuq import InputTypeError, InputValueError, Quant, cpu, dequantize
-from gpuq.numerics import PROFILES, Rounding, Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops.fully_connected import FullyConnectedSpec, reference
+from gpuq.profiles import PROFILES
 
 from .compare import assert_equal_bits
 from .launching import launched
@@ -40,7 +41,7 @@ BIAS = np.array([7, -100], np.int32)
 
 @pytest.mark.parametrize(("profile", "rule"), [("litert_ref", Rule(Rounding.V6)), ("tflm", Rule(Rounding.V1))])
 def test_by_hand(profile: str, rule: Rule) -> None:
-    assert gpuq.numerics.resolve(profile, BY_HAND) == rule
+    assert gpuq.profiles.resolve(profile, BY_HAND) == rule
     want = np.array([[86, -99]], np.int8)
     assert_equal_bits(reference(BY_HAND, rule, X, W, BIAS), want, profile)
     plan = cpu.pack(BY_HAND, rule, [None, W, BIAS])
@@ -53,7 +54,7 @@ def test_by_hand_profiles_differ_at_a_double_rounding() -> None:
     # All scales 1 but the output's: 0.25. 5 * 0.25 = 1.25 is 1; V1 rounds 2.5 to 3 first, then 1.5 to 2.
     spec = FullyConnectedSpec(in_c=1, out_c=1, x_quant=Quant(0.25), w_quant=Quant(1.0), out_quant=Quant(1.0))
     x, w = np.array([[5]], np.int8), np.array([[1]], np.int8)
-    codes = {name: reference(spec, gpuq.numerics.resolve(name, spec), x, w).item() for name in PROFILES}
+    codes = {name: reference(spec, gpuq.profiles.resolve(name, spec), x, w).item() for name in PROFILES}
     assert codes == {"litert_ref": 1, "tflm": 2, "litert_opt": 2, "xnnpack": 1, "single": 1}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuq import numerics
+from gpuq import numerics, profiles
 from gpuq.cuda.copy import ConcatenationLayer, PadLayer
 from gpuq.cuda.fusion import is_sum
 from gpuq.cuda.kernel import Pointer
@@ -186,7 +186,7 @@ def view(arena: np.ndarray, operand: Operand, runs: int) -> np.ndarray:
 
 
 def rule_of(spec: Spec) -> numerics.Rule:
-    return numerics.resolve(PROFILE, spec)
+    return profiles.resolve(PROFILE, spec)
 
 
 def run_step(program: Program, step: Step, arena: np.ndarray, runs: int) -> None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gpuq import numerics
+from gpuq import profiles
 from gpuq.cuda.plans import layer_of
 from gpuq.errors import InputTypeError, InputValueError, UnsupportedModel
 from gpuq.ops.dynamic_range import quantize_asymmetric, quantize_qd8, quantize_symmetric
@@ -95,7 +95,7 @@ def test_fully_connected_beside_a_loop() -> None:
         in_c=19, out_c=5, w_quant=Quant(scales, np.zeros(5, np.int64), 0, np.dtype(np.int8))
     )
     x = rng.normal(size=(3, 19)).astype(F)
-    got = reference(spec, numerics.resolve("litert_ref", spec), x, weights, bias)
+    got = reference(spec, profiles.resolve("litert_ref", spec), x, weights, bias)
     for r, row in enumerate(x):
         codes, scale = symmetric_by_loop(row)
         for o in range(5):
@@ -119,11 +119,11 @@ def test_conv2d_quantizes_each_image_by_itself() -> None:
     x = rng.normal(size=(2, 5, 5, 3)).astype(F)
     x[1] *= 1000
     for profile in ("litert_ref", "litert_opt", "xnnpack"):
-        rule = numerics.resolve(profile, spec)
+        rule = profiles.resolve(profile, spec)
         both = reference(spec, rule, x, weights, bias)
         for i in range(2):
             assert np.array_equal(reference(spec, rule, x[i : i + 1], weights, bias)[0], both[i])
-    by_pixel = numerics.resolve("xnnpack", spec)
+    by_pixel = profiles.resolve("xnnpack", spec)
     changed = x.copy()
     changed[:, 0, 0] *= 100
     kept = reference(spec, by_pixel, changed, weights, bias)[:, 1:]
@@ -138,6 +138,6 @@ def test_refusals() -> None:
     spec = HybridFullyConnectedSpec(in_c=2, out_c=2, w_quant=Quant(0.1, 0, None, np.dtype(np.int8)))
     for profile in ("tflm", "single"):
         with pytest.raises(UnsupportedModel, match="FULLY_CONNECTED on float32"):
-            numerics.resolve(profile, spec)
+            profiles.resolve(profile, spec)
     with pytest.raises(InputValueError, match="FULLY_CONNECTED: there is no CUDA kernel"):
-        layer_of(spec, numerics.resolve("litert_ref", spec), [None, np.zeros((2, 2), np.int8), None])
+        layer_of(spec, profiles.resolve("litert_ref", spec), [None, np.zeros((2, 2), np.int8), None])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gpuq
-from gpuq import cpu, numerics
+from gpuq import cpu, numerics, profiles
 from gpuq.cuda.plans import layer_of
 from gpuq.errors import InputTypeError, InputValueError, UnsupportedModel
 from gpuq.numerics import Product, Rounding, Rule
@@ -160,7 +160,7 @@ def test_public_operators() -> None:
         y = gpuq.conv2d(x, w, bias, **quants)
         spec = gpuq.plan_conv2d((5, 5, 3), w, bias, **quants).spec
         assert spec.bias_dtype == (INT64 if bias is None else bias.dtype)
-        assert_equal_bits(y, reference(spec, numerics.resolve("litert_ref", spec), x, w, bias), f"{bias}")
+        assert_equal_bits(y, reference(spec, profiles.resolve("litert_ref", spec), x, w, bias), f"{bias}")
 
 
 def test_add_shifts_early_in_whole_blocks() -> None:
@@ -184,9 +184,9 @@ def test_add_shifts_early_in_whole_blocks() -> None:
     want = numerics.requantize_v1(np.array(high), out, down)
     got = reference(far, Rule(Rounding.V1_EARLY_SHIFT_BLOCK16), a, b)
     assert (got[0, :16] == want).all()
-    assert numerics.resolve("litert_opt", far).rounding is Rounding.V1_EARLY_SHIFT_BLOCK16
+    assert profiles.resolve("litert_opt", far).rounding is Rounding.V1_EARLY_SHIFT_BLOCK16
     broadcast = AddSpec(a_shape=(2, 20), b_shape=(20,), a_quant=int16(1), b_quant=int16(1), out_quant=int16(1))
-    assert numerics.resolve("litert_opt", broadcast).rounding is Rounding.V1
+    assert profiles.resolve("litert_opt", broadcast).rounding is Rounding.V1
 
 
 def test_add_shifts_early_as_its_source_says() -> None:
@@ -339,10 +339,10 @@ def test_powers_of_two_are_refused(spec_type: type[BinarySpec]) -> None:
     asked = spec_type(**shapes, out_quant=int16(0.5), pot_scale_int16=True)
     for name in ("litert_ref", "litert_opt", "xnnpack"):
         with pytest.raises(UnsupportedModel, match="pot_scale_int16"):
-            numerics.resolve(name, asked)
-    assert numerics.resolve("tflm", asked) == Rule(Rounding.V1)
+            profiles.resolve(name, asked)
+    assert profiles.resolve("tflm", asked) == Rule(Rounding.V1)
     other = spec_type(**shapes, out_quant=int16(0.3), pot_scale_int16=True)
-    assert numerics.resolve("litert_ref", other) == Rule(Rounding.V1)
+    assert profiles.resolve("litert_ref", other) == Rule(Rounding.V1)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_profiles(name: str, bias_dtype: np.dtype[Any], op: str, rule: Rule) -> 
         spec = FullyConnectedSpec(
             in_c=3, out_c=2, x_quant=int16(1), w_quant=Quant(1), out_quant=int16(1), bias_dtype=bias_dtype
         )
-    assert numerics.resolve(name, spec) == rule
+    assert profiles.resolve(name, spec) == rule
 
 
 def test_no_cuda_kernel() -> None:

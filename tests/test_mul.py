@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuq import Quant, numerics
+from gpuq import Quant, numerics, profiles
 from gpuq.numerics import Product, Rounding, Rule
 from gpuq.ops.mul import MulSpec, reference
 
@@ -76,7 +76,7 @@ def test_factor_is_a_float32(wanted: float, seed: int) -> None:
 def test_tflm_takes_the_factor_in_float64(seed: int) -> None:
     spec = MulSpec(a_shape=(1,), b_shape=(1,), a_quant=Quant(0.05), b_quant=Quant(0.02), out_quant=Quant(0.01))
     a = np.random.default_rng(seed).integers(-128, 128, (500, 1)).astype(np.int8)
-    rule = numerics.resolve("tflm", spec)
+    rule = profiles.resolve("tflm", spec)
     assert rule == Rule(Rounding.V1, Product.F64)
     real = exact.real_multiplier(0.05, 0.02, 0.01)
     want = exact.elementwise(lambda p, q: exact.clamp(exact.v1_real(p * q, real), -128, 127), a, a[::-1])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench import layers, networks
-from gpuq import numerics
+from gpuq import profiles
 from gpuq.devices import Device
 from gpuq.model.graph import Graph
 from gpuq.model.model import Model
@@ -47,7 +47,7 @@ def walked(graph: Graph, x: np.ndarray) -> dict[int, np.ndarray]:
     values: dict[int, np.ndarray] = {graph.inputs[0]: x}
     for node in graph.nodes:
         operands = [values[index] if index in values else graph.tensors[index].data for index in node.inputs]
-        found = reference(node.spec, numerics.resolve("litert_ref", node.spec), *operands)
+        found = reference(node.spec, profiles.resolve("litert_ref", node.spec), *operands)
         _, *shape = graph.tensors[node.outputs[0]].shape
         values[node.outputs[0]] = found.reshape(-1, *shape)
     return values

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuq import InputValueError, Quant, UnsupportedModel, numerics
+from gpuq import InputValueError, Quant, UnsupportedModel, numerics, profiles
 from gpuq.numerics import Product, Rounding, Rule
 
 from . import exact
@@ -402,14 +402,14 @@ def test_profiles(profile: str, op: str, dtype: str, w_quant: Quant | None, rule
     operator = Operator(op, dtype, w_quant)
     if rule is None:
         with pytest.raises(UnsupportedModel, match=f"{op} on {dtype} .*{profile}"):
-            numerics.resolve(profile, operator)
+            profiles.resolve(profile, operator)
     else:
-        assert numerics.resolve(profile, operator) == rule
+        assert profiles.resolve(profile, operator) == rule
 
 
 def test_profiles_have_names() -> None:
     with pytest.raises(InputValueError, match="litert_ref, tflm, litert_opt, xnnpack, single"):
-        numerics.profile("litert")
-    for name, profile in numerics.PROFILES.items():
+        profiles.profile("litert")
+    for name, profile in profiles.PROFILES.items():
         assert profile.name == name
         assert profile.reproduces

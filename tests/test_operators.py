@@ -14,8 +14,8 @@ from gpuq import Quant, cuda
 from gpuq.cuda import affine, launch
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot
 from gpuq.errors import DeviceError, DeviceLost, DeviceNotAvailable, DeviceOutOfMemory, InputTypeError, InputValueError
-from gpuq.numerics import PROFILES, resolve
 from gpuq.ops.registry import reference
+from gpuq.profiles import PROFILES, resolve
 
 from . import fake_cupy
 from .compare import assert_equal_bits

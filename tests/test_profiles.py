@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuq import InputValueError, Quant, UnsupportedModel, cpu, numerics
+from gpuq import InputValueError, Quant, UnsupportedModel, cpu, numerics, profiles
 from gpuq.numerics import Bounds, Product, Rounding, Rule
 from gpuq.ops.abs_neg import AbsSpec
 from gpuq.ops.add import AddSpec
@@ -278,9 +278,9 @@ RULES: list[tuple[str, Any, Rule | None]] = [
 def test_which_rule(profile: str, spec: Any, rule: Rule | None) -> None:
     if rule is None:
         with pytest.raises(UnsupportedModel, match=rf"{spec.op} .*numerics '{profile}'"):
-            numerics.resolve(profile, spec)
+            profiles.resolve(profile, spec)
     else:
-        assert numerics.resolve(profile, spec) == rule
+        assert profiles.resolve(profile, spec) == rule
 
 
 def test_uniform_rules() -> None:
@@ -462,14 +462,14 @@ def test_single_mul_and_relu_are_the_definition(seed: int) -> None:
         spec = MulSpec(a_shape=(40,), b_shape=(40,), a_quant=x_quant, b_quant=other, out_quant=out)
         products = (a - np.int64(x_quant.scalar_zero_point())) * (b - np.int64(other.scalar_zero_point()))
         want = clamped([exact.v2_real(p, factor) + out.scalar_zero_point() for p in products[0].tolist()], out)
-        rule = numerics.resolve("single", spec)
+        rule = profiles.resolve("single", spec)
         assert_equal_bits(reference(spec, rule, a, b), want[None], f"seed {seed}, {spec}")
         relu = ReluSpec(shape=(40,), x_quant=x_quant, out_quant=out)
         ratio = float(exact.scale_of(x_quant.scalar_scale()) / exact.scale_of(out.scalar_scale()))
         centred = (a[0] - np.int64(x_quant.scalar_zero_point())).tolist()
         zero = out.scalar_zero_point()
         want = clamped([exact.v2_real(d, ratio) + zero for d in centred], out, low=zero)
-        check(relu, numerics.resolve("single", relu), a, want[None], f"seed {seed}, case {case}")
+        check(relu, profiles.resolve("single", relu), a, want[None], f"seed {seed}, case {case}")
 
 
 @pytest.mark.parametrize("rounding", [Rounding.EXACT_UP, Rounding.Q11])

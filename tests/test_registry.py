@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpuq import numerics
+from gpuq import profiles
 from gpuq.model.tflite_file import OPERATOR_NAMES
 from gpuq.model.tflite_operators import CONVERTERS, DATA_INPUTS, INPUT_COUNTS, SHAPE_ARITHMETIC
 from gpuq.ops.registry import REFERENCES
@@ -23,14 +23,14 @@ def test_operator_is_known_everywhere(op: str) -> None:
     assert op in OPERATOR_NAMES.values()
     assert op in SPECS, f"{op} has no reference"
     for name in LACKING:
-        has = any(op in row.ops for row in numerics.PROFILES[name].rows)
+        has = any(op in row.ops for row in profiles.PROFILES[name].rows)
         assert has != (op in LACKING[name]), f"{op} in {name}"
 
 
 def test_nothing_is_left_over() -> None:
     assert set(SPECS) == set(CONVERTERS)
     assert set(CONVERTERS) >= {*DATA_INPUTS, *INPUT_COUNTS, *SHAPE_ARITHMETIC}
-    named = {op for profile in numerics.PROFILES.values() for row in profile.rows for op in row.ops}
+    named = {op for profile in profiles.PROFILES.values() for row in profile.rows for op in row.ops}
     assert named == set(CONVERTERS)
     # Two Specs of one operator and kind of arithmetic would make the table above lie.
     kinds = {

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpuq import InputTypeError, InputValueError, Quant, numerics
+from gpuq import InputTypeError, InputValueError, Quant, numerics, profiles
 from gpuq.numerics import Product, Rounding, Rule
 from gpuq.ops.relu import Relu6Spec, ReluSpec, reference
 
@@ -31,7 +31,7 @@ def test_relu6_of_tflm_clamps_codes_without_rescaling() -> None:
     # parameters are ignored.
     spec = Relu6Spec(shape=(4,), x_quant=Quant(0.05, 10), out_quant=Quant(0.1, -3))
     x = np.array([[-128, 9, 11, 127]], np.int8)
-    assert reference(spec, numerics.resolve("tflm", spec), x).tolist() == [[10, 10, 11, 127]]
+    assert reference(spec, profiles.resolve("tflm", spec), x).tolist() == [[10, 10, 11, 127]]
 
 
 @pytest.mark.parametrize("spec_type", [ReluSpec, Relu6Spec])
@@ -71,7 +71,7 @@ def test_factor_is_a_float32(wanted: float, seed: int) -> None:
         results = {}
         for name, factor in (("litert_ref", exact.f32(quotient)), ("tflm", float(quotient))):
             want = [exact.clamp(exact.v1_real(int(q), factor) - 128, -128, 127) for q in every]
-            got = reference(spec, numerics.resolve(name, spec), every)
+            got = reference(spec, profiles.resolve(name, spec), every)
             assert_equal_bits(got, np.array(want, np.int8), f"{name}, seed {seed}, {spec}")
             results[name] = want
         unlike += results["litert_ref"] != results["tflm"]

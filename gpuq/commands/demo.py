@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 import gpuq
-from gpuq import numerics
+from gpuq import profiles
 from gpuq.commands.files import load_model
 from gpuq.commands.info import model_json
 from gpuq.commands.output import write, write_json
@@ -130,7 +130,7 @@ def reference_tensors(model: gpuq.Model, *inputs: Array) -> dict[int, Array]:
         index = node.outputs[0]
         if index in constants:
             continue
-        rule = numerics.resolve(model.numerics, node.spec)
+        rule = profiles.resolve(model.numerics, node.spec)
         result = reference(node.spec, rule, *_operands(node, known, constants))
         known[index] = computed[index] = result.reshape(-1, *graph.tensors[index].shape)
     return computed

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import gpuq
-from gpuq import cuda, devices, numerics
+from gpuq import cuda, devices, profiles
 from gpuq.commands.output import indented, table, write, write_json
 from gpuq.cuda.device import GpuInfo, Probe
 from gpuq.resources import resource
@@ -222,7 +222,7 @@ def _text(
 ) -> str:
     software = [
         ("gpuq", gpuq.__version__),
-        ("numerics", ", ".join(numerics.PROFILES)),
+        ("numerics", ", ".join(profiles.PROFILES)),
         ("Python", f"{platform.python_version()}, {sys.executable}"),
         ("system", f"{platform.platform()}, {os.cpu_count()} CPUs"),
         ("BLAS", _blas()),
@@ -274,7 +274,7 @@ def _json(
 ) -> dict[str, Any]:
     return {
         "gpuq": gpuq.__version__,
-        "numerics": {name: profile.reproduces for name, profile in numerics.PROFILES.items()},
+        "numerics": {name: profile.reproduces for name, profile in profiles.PROFILES.items()},
         "python": platform.python_version(),
         "executable": sys.executable,
         "system": platform.platform(),

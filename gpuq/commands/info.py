@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gpuq
-from gpuq import numerics
+from gpuq import profiles
 from gpuq.commands.files import load_model
 from gpuq.commands.images import pixel_rule
 from gpuq.commands.output import indented, printable, table, write, write_json
@@ -52,7 +52,7 @@ def operator_rows(graph: Graph, profile: str) -> list[OperatorRow]:
         op = node.spec.op
         counts[op] = counts.get(op, 0) + 1
         macs[op] = macs.get(op, 0) + graph.node_macs(node)
-        rounding = numerics.resolve(profile, node.spec).rounding.value
+        rounding = profiles.resolve(profile, node.spec).rounding.value
         if rounding not in rules.setdefault(op, []):
             rules[op].append(rounding)
     rows = [OperatorRow(op, counts[op], macs[op], tuple(rules[op])) for op in counts]
@@ -81,7 +81,7 @@ def _text(path: str, model: gpuq.Model, steps: bool) -> str:
     ]
     facts = [
         ("description", graph.description or "-"),
-        ("numerics", f"{model.numerics}: {numerics.profile(model.numerics).reproduces}"),
+        ("numerics", f"{model.numerics}: {profiles.profile(model.numerics).reproduces}"),
         ("device", str(model.device)),
         ("file", f"{os.path.getsize(path):,} bytes"),
         ("parameters", f"{values:,} values, {stored:,} bytes in the file, {program.constant_bytes:,} packed"),
@@ -163,7 +163,7 @@ def model_json(path: str, model: gpuq.Model) -> dict[str, Any]:
         "model": path,
         "device": str(model.device),
         "numerics": model.numerics,
-        "reproduces": numerics.profile(model.numerics).reproduces,
+        "reproduces": profiles.profile(model.numerics).reproduces,
     }
 
 

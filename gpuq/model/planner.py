@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq import cpu, numerics
+from gpuq import cpu, numerics, profiles
 from gpuq.cuda.fusion import Follower, is_sum
 from gpuq.cuda.launch import launcher as cuda_launcher
 from gpuq.cuda.launcher import Launcher
@@ -335,11 +335,11 @@ def _refusal(graph: Graph, node: Node, error: InputValueError) -> str:
 
 def _resolve(graph: Graph, profile: str) -> dict[int, numerics.Rule]:
     """The rule of every node, by its number in the file."""
-    reproduces = numerics.profile(profile).reproduces
+    reproduces = profiles.profile(profile).reproduces
     rules: dict[int, numerics.Rule] = {}
     problems: dict[str, list[int]] = {}
     for node in graph.nodes:
-        row = numerics.find_row(profile, node.spec)
+        row = profiles.find_row(profile, node.spec)
         if row is not None and row.rule is not None:
             rules[node.index] = row.rule
             continue

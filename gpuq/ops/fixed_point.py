@@ -13,14 +13,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.numerics import (
-    MAX_LEFT_SHIFT,
-    Int64Array,
-    requantize_v1,
-    requantize_v2,
-    rounding_divide_by_pot,
-    wrap_int32,
-)
+from gpuq.numerics import MAX_LEFT_SHIFT, Int64Array, requantize_v1, requantize_v2, rounding_divide_by_pot, wrap_int32
 from gpuq.numerics import saturating_rounding_doubling_high_mul as mul
 
 INT32_MAX = (1 << 31) - 1
