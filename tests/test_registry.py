@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from gpuq import profiles
+from gpuq.model.converters import CONVERTERS, DATA_INPUTS, INPUT_COUNTS, SHAPE_ARITHMETIC
 from gpuq.model.tflite_file import OPERATOR_NAMES
-from gpuq.model.tflite_operators import CONVERTERS, DATA_INPUTS, INPUT_COUNTS, SHAPE_ARITHMETIC
 from gpuq.ops.registry import REFERENCES
 
 SPECS = {spec_type.op: spec_type for spec_type in REFERENCES}

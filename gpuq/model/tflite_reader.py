@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.errors import InputTypeError, InputValueError, MalformedModel, ModelLimit, UnsupportedModel
+from gpuq.model.converters import CONVERTERS, DATA_INPUTS, INPUT_COUNTS, SHAPE_ARITHMETIC, shape_value
+from gpuq.model.converters.view import OperatorView
 from gpuq.model.graph import Graph, Node, Signature, Tensor
 from gpuq.model.tflite_file import RawModel, RawOperator, RawTensor, parse
-from gpuq.model.tflite_operators import CONVERTERS, DATA_INPUTS, SHAPE_ARITHMETIC, OperatorView, shape_value
 from gpuq.model.variables import with_variables
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.registry import constant_operands, reference
@@ -278,7 +279,7 @@ def _convert(
     view = OperatorView(operator, tensors)
     try:
         if operator.name in CONVERTERS or operator.name == "SHAPE":
-            view.check_input_count()
+            view.check_input_count(*INPUT_COUNTS.get(operator.name, (1, 1)))
         shape = shape_value(view)
         if shape is not None:
             _set_value(tensors, folded, view.out.index, shape)
