@@ -6,6 +6,8 @@ A message gives operation, value and rule, for example
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class GpuqError(Exception):
     """Base of all errors that gpuq raises on purpose."""
@@ -20,7 +22,15 @@ class MalformedModel(ModelError):
 
 
 class UnsupportedModel(ModelError):
-    """A valid model that uses something gpuq (or the chosen profile) does not have."""
+    """A valid model that uses something gpuq (or the chosen profile) does not have.
+
+    Attributes:
+        operators: the numbers of the operators that the message names, where it names operators.
+    """
+
+    def __init__(self, message: str, operators: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.operators = tuple(operators)
 
 
 class ModelLimit(ModelError):

@@ -1280,8 +1280,9 @@ def test_all_unsupported_operators_in_one_error_with_counts() -> None:
     with pytest.raises(UnsupportedModel) as caught:
         load(content)
     text = str(caught.value)
-    assert "GELU (7 operators: #0, #1, #2, #3, #4, ...)" in text
-    assert "LOG (2 operators: #7, #9)" in text
+    assert "GELU (7 operators: #0 'tensor_1', #1 'tensor_2', " in text
+    assert "LOG (2 operators: #7 'tensor_8', #9 'tensor_10')" in text
+    assert caught.value.operators == (0, 1, 2, 3, 4, 5, 6, 7, 9)
     assert "RELU (" not in text
 
 
@@ -1294,8 +1295,8 @@ def test_operators_that_the_profile_lacks_in_one_error_with_counts() -> None:
     load(content)
     with pytest.raises(UnsupportedModel, match="tflm") as caught:
         load(content, numerics="tflm")
-    assert "RELU on uint8 (2 operators)" in str(caught.value)
-    assert "SOFTMAX on uint8 (1 operator)" in str(caught.value)
+    assert "RELU on uint8 (2 operators: #0 'tensor_1', #1 'tensor_2')" in str(caught.value)
+    assert "SOFTMAX on uint8 (1 operator: #2 'tensor_3')" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,8 @@ def load(
         graph = read(content, limits)
         return Model(plan_program(graph, chosen, numerics, fuse=fuse), memory_limit)
     except ModelError as error:
-        raise type(error)(f"{name}: {error}") from error
+        error.args = (f"{name}: {error}",)
+        raise
 
 
 class Model:

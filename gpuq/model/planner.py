@@ -337,18 +337,22 @@ def _resolve(graph: Graph, profile: str) -> dict[int, numerics.Rule]:
     """The rule of every node, by its number in the file."""
     reproduces = profiles.profile(profile).reproduces
     rules: dict[int, numerics.Rule] = {}
-    problems: dict[str, list[int]] = {}
+    problems: dict[str, list[Node]] = {}
     for node in graph.nodes:
         row = profiles.find_row(profile, node.spec)
         if row is not None and row.rule is not None:
             rules[node.index] = row.rule
             continue
         what = f"{node.spec.op} on {node.spec.activation_dtype}"
-        problems.setdefault(what if row is None else f"{what}, {row.why}", []).append(node.index)
+        problems.setdefault(what if row is None else f"{what}, {row.why}", []).append(node)
     if problems:
-        texts = (f"{text} ({len(nodes)} operator{'s' * (len(nodes) > 1)})" for text, nodes in problems.items())
+        texts = []
+        for text, nodes in problems.items():
+            shown = ", ".join(f"#{node.index} {graph.tensors[node.outputs[0]].name!r}" for node in nodes)
+            texts.append(f"{text} ({len(nodes)} operator{'s' * (len(nodes) > 1)}: {shown})")
         raise UnsupportedModel(
-            f"numerics {profile!r}, which reproduces {reproduces}, does not have: {'; '.join(texts)}"
+            f"numerics {profile!r}, which reproduces {reproduces}, does not have: {'; '.join(texts)}",
+            sorted({node.index for nodes in problems.values() for node in nodes}),
         )
     return rules
 

@@ -73,9 +73,18 @@ def read(content: bytes, limits: Limits = Limits()) -> Graph:
     """
     if len(content) > limits.file_bytes:
         raise ModelLimit(f"the file has {len(content)} bytes; the limit is {limits.file_bytes}")
-    raw = with_variables(parse(content))
+    return build(parse(content), limits)
+
+
+def build(raw: RawModel, limits: Limits = Limits()) -> Graph:
+    """As read, from a file's values.
+
+    Raises:
+        MalformedModel, UnsupportedModel, ModelLimit: as read.
+    """
+    raw = with_variables(raw)
     _check_indices(raw)
-    problems = _Problems()
+    problems = _Problems(raw.tensors)
     tensors = _tensors(raw, limits)
     nodes: list[Node] = []
     folded: list[int] = []
@@ -98,26 +107,35 @@ def read(content: bytes, limits: Limits = Limits()) -> Graph:
 
 
 class _Problems:
-    """Collects everything unsupported, so that one error tells all of it."""
+    """Collects everything unsupported, so that one error tells all: operators, and tensors to find them by."""
 
-    def __init__(self) -> None:
-        self._operators: dict[str, list[int]] = {}
+    def __init__(self, tensors: Sequence[RawTensor]) -> None:
+        self._tensors = tensors
+        self._found: dict[str, list[tuple[int, int | None]]] = {}
 
-    def add(self, problem: str, operator: RawOperator) -> None:
-        self._operators.setdefault(problem, []).append(operator.index)
+    def add(self, problem: str, operator: RawOperator, tensor: int | None = None) -> None:
+        """Args: tensor: the number of the one that it is about; None: the operator's first output."""
+        shown = tensor if tensor is not None else next(iter(operator.outputs), None)
+        self._found.setdefault(problem, []).append((operator.index, shown))
 
     @property
     def found(self) -> bool:
-        return bool(self._operators)
+        return bool(self._found)
 
     def raise_if_any(self) -> None:
-        if not self._operators:
+        if not self._found:
             return
         lines = []
-        for problem, indices in self._operators.items():
-            shown = ", ".join(f"#{index}" for index in indices[:5]) + (", ..." if len(indices) > 5 else "")
-            lines.append(f"{problem} ({len(indices)} operator{'s' if len(indices) > 1 else ''}: {shown})")
-        raise UnsupportedModel("not supported: " + "; ".join(lines))
+        for problem, places in self._found.items():
+            shown = ", ".join(
+                f"#{index}" if tensor is None else f"#{index} {self._tensors[tensor].name!r}"
+                for index, tensor in places
+            )
+            lines.append(f"{problem} ({len(places)} operator{'s' if len(places) > 1 else ''}: {shown})")
+        raise UnsupportedModel(
+            "not supported: " + "; ".join(lines),
+            sorted({index for places in self._found.values() for index, _ in places}),
+        )
 
 
 def _check_indices(raw: RawModel) -> None:
@@ -274,7 +292,7 @@ def _convert(
         takes_packed = position == 1 and operator.name in takers
         problem = _tensor_problem(raw.tensors[index], tensors[index], takes_packed=takes_packed)
         if problem:
-            problems.add(f"{operator.name}: {problem}", operator)
+            problems.add(f"{operator.name}: {problem}", operator, index)
             return
     view = OperatorView(operator, tensors)
     try:
