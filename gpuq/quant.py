@@ -17,6 +17,9 @@ from gpuq.errors import InputTypeError, InputValueError
 
 QUANTIZED_DTYPES = tuple(np.dtype(name) for name in ("int8", "uint8", "int16", "int32", "int64"))
 
+PACKED_BITS = (4, 2)
+"""Bits of codes that share bytes in a file; in arrays they are int8."""
+
 # The TensorFlow converter widens ranges up to this wide, so that no scale becomes tiny or zero
 # (LiteRT, tflite/converter/quantization/common/quantization_lib/quantization_utils.cc, ExpandVerySmallRange).
 NEAR_ZERO_RANGE = 1e-6
@@ -94,6 +97,7 @@ class Quant:
         symmetric: bool = False,
         narrow_range: bool = False,
         axis: int | None = None,
+        bits: int = 8,
     ) -> Quant:
         """The Quant whose codes cover real values from minimum to maximum.
 
@@ -106,6 +110,7 @@ class Quant:
             symmetric: the zero point is the middle code (0; 128 for uint8) and scale = max(|min|, |max|) / 127
                 (for 8 bits).
             narrow_range: leave out the lowest code (-128 for int8), as weights do.
+            bits: fewer than 8 for int8 codes that a file packs: 4 has codes -8..7.
 
         Raises:
             InputValueError: NaN or Inf, minimum > maximum, different lengths.
@@ -132,7 +137,12 @@ class Quant:
         low = np.where(tiny, np.minimum(low, -NEAR_ZERO_RANGE / 2), low)
         high = np.where(tiny, np.maximum(high, NEAR_ZERO_RANGE / 2), high)
         info = np.iinfo(dtype)
-        qmin, qmax = int(info.min) + narrow_range, int(info.max)
+        lowest, highest = int(info.min), int(info.max)
+        if bits != 8:
+            if dtype != np.int8 or bits not in PACKED_BITS:
+                raise InputValueError(f"Quant.from_range: bits={bits} of {dtype} must be 8, or 4 or 2 of int8")
+            lowest, highest = -(1 << bits - 1), (1 << bits - 1) - 1
+        qmin, qmax = lowest + narrow_range, highest
         if symmetric:
             middle = 0 if info.min < 0 else (qmax + 1) // 2
             scales = np.maximum(-low, high) / (qmax - middle)
@@ -278,6 +288,7 @@ def quantize_weights(
     axis: int | None = 0,
     symmetric: bool = True,
     dtype: npt.DTypeLike = "int8",
+    bits: int = 8,
 ) -> tuple[npt.NDArray[Any], Quant]:
     """Weights to codes by their own minima and maxima.
 
@@ -287,6 +298,7 @@ def quantize_weights(
         symmetric: zero point 0 (128 for uint8), codes -127..127 (1..255): what TFLite's int8 kernels expect.
             False gives min/max over the full range of codes: what legacy uint8 models have.
         dtype: int8 or uint8.
+        bits: 4 or 2 for int8 codes that a file packs, -7..7 or -1..1.
 
     Returns:
         (codes, quant).
@@ -309,7 +321,7 @@ def quantize_weights(
         axis %= weights.ndim
         others = tuple(i for i in range(weights.ndim) if i != axis)
         low, high = weights.min(axis=others), weights.max(axis=others)
-    quant = Quant.from_range(low, high, dtype=dtype, symmetric=symmetric, narrow_range=symmetric, axis=axis)
+    quant = Quant.from_range(low, high, dtype=dtype, symmetric=symmetric, narrow_range=symmetric, axis=axis, bits=bits)
     return quantize(weights, quant, narrow_range=symmetric), quant
 
 
@@ -342,6 +354,27 @@ def quantize_bias(
     codes = round_half_away(bias.astype(np.float64) / scales)
     codes = np.clip(codes, -(2.0**31 - 1), 2.0**31 - 1).astype(dtype)
     return codes, Quant(scales, 0, 0 if scales.size > 1 else None, dtype)
+
+
+def widened_for_bias(w_quant: Quant, bias: npt.NDArray[Any], x_quant: Quant) -> Quant:
+    """The weights' Quant, its scales enlarged where the bias would not fit into int32; else as it is.
+
+    A channel whose weights are tiny beside its bias has such small scales that bias / (x scale * w scale) is beyond
+    2^31 - 1. Coarser weights lose little there, a clamped bias much.
+
+    Args:
+        w_quant: per tensor, or with one scale for each element of the bias.
+        bias: float array of shape (O,).
+        x_quant: per-tensor quantization of the layer's input.
+    """
+    largest = np.abs(np.asarray(bias, np.float64))
+    # A margin for what rounds on the way: scales are float32, and so is their product in some runtimes.
+    needed = largest / x_quant.scalar_scale() / (2.0**31 - 1) * (1 + 2.0**-20)
+    scales = w_quant.scales.astype(np.float64)
+    wanted = np.maximum(scales, needed if scales.size > 1 else needed.max(initial=0.0))
+    if np.array_equal(wanted, scales):
+        return w_quant
+    return Quant(wanted, w_quant.zero_points, w_quant.axis, w_quant.dtype)
 
 
 @dataclass(frozen=True)

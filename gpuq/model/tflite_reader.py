@@ -274,6 +274,15 @@ def unpacked(packed: npt.NDArray[np.uint8], bits: int, elements: int) -> npt.NDA
     return values
 
 
+def packed(values: npt.NDArray[np.int8], bits: int) -> npt.NDArray[np.uint8]:
+    """What `unpacked` takes: numbers of 4 or 2 bits, the first in the lowest bits of each byte."""
+    per_byte = 8 // bits
+    fields = values.reshape(-1).astype(np.uint8) & np.uint8((1 << bits) - 1)
+    fields = np.pad(fields, (0, -fields.size % per_byte)).reshape(-1, per_byte)
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    return np.asarray(np.bitwise_or.reduce(fields << shifts, axis=1), np.uint8)
+
+
 def _convert(
     operator: RawOperator,
     raw: RawModel,

@@ -1,0 +1,1 @@
+"""Post-training quantization: observers, calibration, float networks to integer ones."""
