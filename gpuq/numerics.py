@@ -107,6 +107,8 @@ class Rounding(Enum):
     """Codes at run time; float32(sum) * scale, then one fused multiply-add (dynamic range in XNNPACK)."""
     FLOAT32 = "float32"
     """A float32 operator, in the reference kernels' order."""
+    FLOAT32_BLAS = "float32_blas"
+    """A float32 operator whose sums run in whatever order is fast (CONV_2D of LiteRT's optimized kernels, XNNPACK)."""
     FLOAT32_BIAS = "float32_bias"
     """As float32, but sums start from the bias (DEPTHWISE_CONV_2D of LiteRT's optimized kernels)."""
     FLOAT32_FUSED = "float32_fused"

@@ -202,6 +202,10 @@ def _to_int16(spec: Any) -> bool:
     return bool(spec.out_quant.dtype == np.int16)
 
 
+def _int16_to_uint8(spec: Any) -> bool:
+    return _on_int16(spec) and bool(spec.out_quant.dtype == np.uint8)
+
+
 def _not_from_float(spec: OperatorSpec) -> bool:
     return spec.activation_dtype != np.float32
 
@@ -318,9 +322,9 @@ _LITERT_ELEMENTS = (
     _refuse("READ_VARIABLE", _unassigned, "before anything has assigned the variable"),
     _row("READ_VARIABLE ASSIGN_VARIABLE", _of_kinds(*_ANY), Rounding.EXACT),
     _row(_COMPARISONS, _on_codes, Rounding.V1),
-    _row(_COMPARISONS, _of_kinds("int32", "int64", "bool"), Rounding.EXACT),
-    _row(_CHOICES, _of_kinds("int8", "uint8", "int32", "int64"), Rounding.EXACT),
-    _row("NEG", _of_kinds("int8", "int32", "int64"), Rounding.EXACT),
+    _row(_COMPARISONS, _of_kinds("int32", "int64", "float32", "bool"), Rounding.EXACT),
+    _row(_CHOICES, _of_kinds("int8", "uint8", "int32", "int64", "float32"), Rounding.EXACT),
+    _row("NEG", _of_kinds("int8", "int32", "int64", "float32"), Rounding.EXACT),
     _row("CAST", _of_kinds("int8", "uint8", "int32", "int64", "bool"), Rounding.EXACT),
     *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _LITERT_MOVEMENTS.items()),
 )
@@ -354,6 +358,7 @@ _TFLM_ELEMENTS = (
 
 # Arithmetic that is alike in LiteRT's reference and optimized kernels, and what both refuse.
 _LITERT_ARITHMETIC = (
+    _refuse("QUANTIZE", _int16_to_uint8, "LiteRT does not requantize int16 codes to uint8"),
     _refuse("FULLY_CONNECTED", _packed_with_zero_point, "LiteRT takes no zero point with int4 and int2 weights"),
     _refuse("TRANSPOSE_CONV", _no_convolution_back, "a convolution of the output image does not give the input's size"),
     _row("RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1", _always, Rounding.V1, Product.ALL_F32),
@@ -375,7 +380,16 @@ _POWER_OF_TWO = _refuse(
 )
 
 _FLOAT32 = _row(
-    "DEPTHWISE_CONV_2D FULLY_CONNECTED AVERAGE_POOL_2D MAX_POOL_2D SOFTMAX RELU RELU6", _from_float, Rounding.FLOAT32
+    "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED TRANSPOSE_CONV BATCH_MATMUL AVERAGE_POOL_2D MAX_POOL_2D MEAN SUM "
+    "SOFTMAX LOGISTIC TANH RELU RELU6 RELU_0_TO_1 RELU_N1_TO_1 HARD_SWISH LEAKY_RELU PRELU ABS SQRT RSQRT "
+    "ADD SUB MUL DIV FLOOR_DIV SQUARED_DIFFERENCE L2_NORMALIZATION RESIZE_BILINEAR",
+    _from_float,
+    Rounding.FLOAT32,
+)
+_PLAIN = (
+    _row("ADD SUB MUL", _of_kinds("int32", "int64"), Rounding.EXACT),
+    _row("DIV FLOOR_DIV SQUARED_DIFFERENCE", _of_kinds("int32"), Rounding.EXACT),
+    _refuse("SQUARED_DIFFERENCE", _of_kinds("int64"), "LiteRT has no kernel for int64"),
 )
 
 # LiteRT's optimized kernels on x86 (in the wheel, NEON code by way of SSE), one thread. int32 sums end in ruy.
@@ -383,8 +397,11 @@ _LITERT_OPT = (
     _row("CONV_2D", _all(_hybrid, _grouped), Rounding.HYBRID_STEPS),
     _row("DEPTHWISE_CONV_2D", _hybrid, Rounding.HYBRID_BLOCK4),
     _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _hybrid, Rounding.HYBRID),
+    _row("CONV_2D BATCH_MATMUL", _from_float, Rounding.FLOAT32_BLAS),
+    _row("ELU", _from_float, Rounding.FLOAT32),
     _row("DEPTHWISE_CONV_2D", _from_float, Rounding.FLOAT32_BIAS),
     _FLOAT32,
+    *_PLAIN,
     *_LITERT_ARITHMETIC,
     _row("CONV_2D DEPTHWISE_CONV_2D", _all(_on_int16, _int64_sums), Rounding.V3),
     _row("CONV_2D", _all(_on_int16, _grouped), Rounding.V1),
@@ -438,8 +455,11 @@ _LITERT_OPT = (
 _XNNPACK = (
     _row("CONV_2D FULLY_CONNECTED", _hybrid, Rounding.QD8),
     _row("DEPTHWISE_CONV_2D", _hybrid, Rounding.HYBRID_BLOCK4),
+    _row("CONV_2D BATCH_MATMUL", _from_float, Rounding.FLOAT32_BLAS),
+    _row("ELU", _from_float, Rounding.FLOAT32),
     _row("DEPTHWISE_CONV_2D", _from_float, Rounding.FLOAT32_FUSED),
     _FLOAT32,
+    *_PLAIN,
     *(row for row in _LITERT_ARITHMETIC if row.rule is None),
     _refuse("DEPTHWISE_CONV_2D", _no_bias, _NO_BIAS),
     _refuse(
@@ -481,6 +501,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("CONV_2D", _all(_hybrid, _asymmetric), Rounding.HYBRID_STEPS),
                 _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _hybrid, Rounding.HYBRID),
                 _FLOAT32,
+                *_PLAIN,
                 *_LITERT_ARITHMETIC,
                 _row("CONV_2D DEPTHWISE_CONV_2D", _on_uint8, Rounding.V1, Product.F32),
                 _row("CONV_2D DEPTHWISE_CONV_2D", _all(_on_int16, _int64_sums), Rounding.V3),

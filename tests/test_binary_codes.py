@@ -184,8 +184,8 @@ def test_comparisons_refuse() -> None:
         LessSpec(**shapes, a_quant=Quant(0.5))
     with pytest.raises(InputValueError, match="a_quant scale 1.0 must be below 1"):
         LessSpec(**shapes, a_quant=Quant(1.0), b_quant=Quant(0.5))
-    with pytest.raises(InputTypeError, match="float32"):
-        LessSpec(a_shape=(2,), b_shape=(2,), dtype=np.dtype("float32"))
+    with pytest.raises(InputTypeError, match="float64"):
+        LessSpec(a_shape=(2,), b_shape=(2,), dtype=np.dtype("float64"))
     with pytest.raises(InputValueError, match="2 and 3 do not broadcast"):
         LessSpec(a_shape=(2,), b_shape=(3,), dtype=np.dtype("int32"))
 
@@ -224,8 +224,8 @@ def test_select_of_rows() -> None:
     assert reference(spec, EXACT, np.array([[False, True]]), a, -a).tolist() == [[[0, -1, -2], [3, 4, 5]]]
     with pytest.raises(InputValueError, match="condition 3 does not fit"):
         SelectSpec(condition_shape=(3,), a_shape=(2, 3), b_shape=(2, 3), dtype=np.dtype("int8"))
-    with pytest.raises(InputTypeError, match="SELECT_V2: input of float32"):
-        SelectV2Spec(condition_shape=(2,), a_shape=(2,), b_shape=(2,), dtype=np.dtype("float32"))
+    with pytest.raises(InputTypeError, match="SELECT_V2: input of float64"):
+        SelectV2Spec(condition_shape=(2,), a_shape=(2,), b_shape=(2,), dtype=np.dtype("float64"))
 
 
 def test_squared_difference_refuses() -> None:

@@ -28,7 +28,7 @@ from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.l2_normalization import L2NormalizationSpec
 from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec
-from gpuq.ops.spec import INT16, Spec
+from gpuq.ops.spec import FLOAT32, INT16, Spec
 from gpuq.ops.sub import SubSpec
 from gpuq.ops.transpose_conv import TransposeConvSpec
 from gpuq.ops.unary import UnarySpec
@@ -68,6 +68,6 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
         return BatchMatmulPlan(spec, rule, constants)
     if isinstance(spec, UnarySpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is not None):
         return UnaryTablePlan(spec, rule)
-    if isinstance(spec, ResizeBilinearSpec) and constants[0] is None:
+    if isinstance(spec, ResizeBilinearSpec) and spec.dtype != FLOAT32 and constants[0] is None:
         return ResizeBilinearPlan(spec, rule)
     return ReferencePlan(spec, rule, constants)

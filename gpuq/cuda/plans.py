@@ -43,6 +43,7 @@ from gpuq.ops.concatenation import ConcatenationSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.dequantize import DequantizeSpec
+from gpuq.ops.float32.movement import PlainConcatenationSpec, PlainPadSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.movement import MovementSpec
 from gpuq.ops.pad import PadSpec
@@ -50,7 +51,7 @@ from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.reduce import ReduceSpec
 from gpuq.ops.resize_bilinear import ResizeSpec
 from gpuq.ops.softmax import SoftmaxSpec
-from gpuq.ops.spec import INT16, Shape, Spec
+from gpuq.ops.spec import FLOAT32, INT16, Shape, Spec
 from gpuq.ops.transpose_conv import TransposeConvSpec
 
 # Batches and layouts whose launches a plan keeps ready.
@@ -141,6 +142,10 @@ def layer_of(
     out_quant = getattr(spec, "out_quant", None)
     if INT16 in (spec.activation_dtype, out_quant and out_quant.dtype):
         raise UnsupportedModel(f"{spec.op}: int16 has no CUDA kernel; device='cpu' runs it")
+    if isinstance(spec, PlainPadSpec | PlainConcatenationSpec) or (
+        isinstance(spec, ResizeSpec | ArgMaxSpec) and spec.activation_dtype == FLOAT32
+    ):
+        raise spec.fail("there is no CUDA kernel for plain numbers")
     fusion = fusing.pack(followers) if followers else None
     if isinstance(spec, Conv2dSpec):
         return _conv2d_layer(spec, rule, *weights_and_bias(spec, constants), fusion)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.errors import InputTypeError, InputValueError, MalformedModel, ModelLimit, UnsupportedModel
-from gpuq.model.converters import CONVERTERS, DATA_INPUTS, INPUT_COUNTS, SHAPE_ARITHMETIC, shape_value
+from gpuq.model.converters import DATA_INPUTS, INPUT_COUNTS, SHAPE_ARITHMETIC, converter, shape_value
 from gpuq.model.converters.view import OperatorView
 from gpuq.model.graph import Graph, Node, Signature, Tensor
 from gpuq.model.tflite_file import RawModel, RawOperator, RawTensor, parse
@@ -82,7 +82,7 @@ def build(raw: RawModel, limits: Limits = Limits()) -> Graph:
     Raises:
         MalformedModel, UnsupportedModel, ModelLimit: as read.
     """
-    raw = with_variables(raw)
+    source, raw = raw, with_variables(raw)
     _check_indices(raw)
     problems = _Problems(raw.tensors)
     tensors = _tensors(raw, limits)
@@ -100,10 +100,31 @@ def build(raw: RawModel, limits: Limits = Limits()) -> Graph:
         outputs=raw.outputs,
         signatures=tuple(Signature(s.key, s.inputs, s.outputs) for s in raw.signatures),
         folded=tuple(folded),
+        source=_without_constants(source, tensors),
     )
     if graph.macs > limits.macs:
         raise ModelLimit(f"the model has {graph.macs} multiply-accumulates; the limit is {limits.macs}")
     return graph
+
+
+def _without_constants(raw: RawModel, tensors: Sequence[Tensor]) -> RawModel:
+    """The file's values without the constants that these tensors hold, and without views that keep the file."""
+
+    def stripped(raw_tensor: RawTensor, *, held: bool) -> RawTensor:
+        data = None if held or raw_tensor.data is None else raw_tensor.data.copy()
+        return replace(raw_tensor, data=data)
+
+    return replace(
+        raw,
+        tensors=tuple(
+            stripped(raw_tensor, held=tensor.data is not None)
+            for raw_tensor, tensor in zip(raw.tensors, tensors, strict=False)
+        ),
+        initializers={
+            number: replace(graph, tensors=tuple(stripped(tensor, held=False) for tensor in graph.tensors))
+            for number, graph in raw.initializers.items()
+        },
+    )
 
 
 class _Problems:
@@ -305,16 +326,17 @@ def _convert(
             return
     view = OperatorView(operator, tensors)
     try:
-        if operator.name in CONVERTERS or operator.name == "SHAPE":
+        convert = converter(view)
+        if convert is not None or operator.name == "SHAPE":
             view.check_input_count(*INPUT_COUNTS.get(operator.name, (1, 1)))
         shape = shape_value(view)
         if shape is not None:
             _set_value(tensors, folded, view.out.index, shape)
             return
-        if operator.name not in CONVERTERS:
+        if convert is None:
             problems.add(operator.name, operator)
             return
-        converted = CONVERTERS[operator.name](view)
+        converted = convert(view)
         pieces = converted if isinstance(converted, list) else [converted]
         outputs = operator.outputs if isinstance(converted, list) else (view.out.index,)
     except InputTypeError as error:

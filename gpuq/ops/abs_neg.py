@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.numerics import Rule
-from gpuq.ops.spec import INT8, INT32, INT64, Shape, Spec, clamp_to
+from gpuq.ops.spec import FLOAT32, INT8, INT32, INT64, Shape, Spec, clamp_to
 from gpuq.ops.unary import UnarySpec
 
 
@@ -46,7 +46,7 @@ class NegSpec(Spec):
     dtype: np.dtype[Any]
 
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.dtype, INT8, INT32, INT64)
+        self.require_dtype("input", self.dtype, INT8, INT32, INT64, FLOAT32)
 
     @property
     def activation_dtype(self) -> np.dtype[Any]:

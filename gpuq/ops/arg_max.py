@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.numerics import Rule
-from gpuq.ops.spec import INT8, INT32, INT64, UINT8, Shape, Spec, run_shape
+from gpuq.ops.spec import FLOAT32, INT8, INT32, INT64, UINT8, Shape, Spec, run_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class ArgMaxSpec(Spec):
     out_dtype: np.dtype[Any]
 
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.dtype, INT8, UINT8)
+        self.require_dtype("input", self.dtype, INT8, UINT8, FLOAT32)
         self.require_dtype("output", self.out_dtype, INT32, INT64)
         self.require(0 <= self.axis < len(self.x_shape), f"axis {self.axis} of a tensor of rank {len(self.x_shape)}")
 

@@ -19,13 +19,12 @@ from gpuq.quant import Quant
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchMatmulSpec(Spec):
-    """Products of matrices.
+class BatchMatmulShapes(Spec):
+    """Products of matrices of any numbers.
 
     Args:
         a_shape, b_shape: shapes of one run as they are stored, rank 2 or more.
         adj_x, adj_y: a is (..., K, M) instead of (..., M, K), b is (..., N, K) instead of (..., K, N).
-        a_quant, b_quant, out_quant: int8 per tensor.
     """
 
     op: ClassVar[str] = "BATCH_MATMUL"
@@ -34,15 +33,8 @@ class BatchMatmulSpec(Spec):
     b_shape: Shape
     adj_x: bool = False
     adj_y: bool = False
-    a_quant: Quant
-    b_quant: Quant
-    out_quant: Quant
 
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.a_quant.dtype, INT8)
-        self.require_dtype("second input", self.b_quant.dtype, INT8)
-        self.require_dtype("output", self.out_quant.dtype, INT8)
-        self.require_per_tensor(a_quant=self.a_quant, b_quant=self.b_quant, out_quant=self.out_quant)
         shapes = f"shapes {shape_text(self.a_shape)} and {shape_text(self.b_shape)}"
         self.require(min(len(self.a_shape), len(self.b_shape)) >= 2, f"{shapes} must have rank 2 or more")
         (_, a_depth), (b_depth, _) = self._matrices
@@ -59,10 +51,6 @@ class BatchMatmulSpec(Spec):
         return (a[::-1] if self.adj_x else a), (b[::-1] if self.adj_y else b)
 
     @property
-    def activation_dtype(self) -> np.dtype[Any]:
-        return self.a_quant.dtype
-
-    @property
     def output_shape(self) -> Shape:
         (m, _), (_, n) = self._matrices
         return (*np.broadcast_shapes(self.a_shape[:-2], self.b_shape[:-2]), m, n)
@@ -77,6 +65,30 @@ class BatchMatmulSpec(Spec):
         a = run_shape(a, (1,) * (rank - len(self.a_shape)) + self.a_shape)
         b = run_shape(b, (1,) * (rank - len(self.b_shape)) + self.b_shape)
         return (a.swapaxes(-1, -2) if self.adj_x else a), (b.swapaxes(-1, -2) if self.adj_y else b)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchMatmulSpec(BatchMatmulShapes):
+    """Products of matrices of codes. See BatchMatmulShapes for the other fields.
+
+    Args:
+        a_quant, b_quant, out_quant: int8 per tensor.
+    """
+
+    a_quant: Quant
+    b_quant: Quant
+    out_quant: Quant
+
+    def __post_init__(self) -> None:
+        self.require_dtype("input", self.a_quant.dtype, INT8)
+        self.require_dtype("second input", self.b_quant.dtype, INT8)
+        self.require_dtype("output", self.out_quant.dtype, INT8)
+        self.require_per_tensor(a_quant=self.a_quant, b_quant=self.b_quant, out_quant=self.out_quant)
+        super().__post_init__()
+
+    @property
+    def activation_dtype(self) -> np.dtype[Any]:
+        return self.a_quant.dtype
 
 
 def finish(spec: BatchMatmulSpec, rule: Rule, acc: npt.NDArray[Any]) -> npt.NDArray[Any]:

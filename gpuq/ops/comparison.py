@@ -16,7 +16,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.numerics import Rule
 from gpuq.ops.broadcast import BroadcastSpec
-from gpuq.ops.spec import BOOL, INT8, INT32, INT64, UINT8
+from gpuq.ops.spec import BOOL, FLOAT32, INT8, INT32, INT64, UINT8
 from gpuq.quant import Quant
 
 EXTRA_BITS = 8
@@ -27,7 +27,7 @@ class ComparisonSpec(BroadcastSpec):
     """A comparison; the output is bool. See BroadcastSpec for the other fields.
 
     Args:
-        dtype: int8, uint8, int32 or int64, of both inputs; EQUAL and NOT_EQUAL also take bool.
+        dtype: int8, uint8, int32, int64 or float32, of both inputs; EQUAL and NOT_EQUAL also take bool.
         a_quant, b_quant: per tensor with scales below 1 where dtype has 8 bits, None elsewhere.
     """
 
@@ -39,7 +39,9 @@ class ComparisonSpec(BroadcastSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_dtype("input", self.dtype, INT8, UINT8, INT32, INT64, *([BOOL] if self.takes_bool else []))
+        self.require_dtype(
+            "input", self.dtype, INT8, UINT8, INT32, INT64, FLOAT32, *([BOOL] if self.takes_bool else [])
+        )
         if self.dtype not in (INT8, UINT8):
             return
         for name, quant in (("a_quant", self.a_quant), ("b_quant", self.b_quant)):

@@ -54,7 +54,10 @@ from gpuq.ops import (
     transpose_conv,
     variable,
 )
+from gpuq.ops.float32 import elementwise as float_elementwise
+from gpuq.ops.float32 import movement as float_movement
 from gpuq.ops.float32 import pool_2d as float_pool_2d
+from gpuq.ops.float32 import reduction as float_reduction
 from gpuq.ops.float32 import softmax as float_softmax
 from gpuq.ops.float32 import weighted as float_weighted
 from gpuq.ops.spec import Spec
@@ -76,9 +79,19 @@ REFERENCES: Mapping[type[Spec], Callable[..., npt.NDArray[Any]]] = MappingProxyT
         elu.EluSpec: elu.reference,
         float_pool_2d.FloatAveragePool2dSpec: float_pool_2d.reference,
         float_pool_2d.FloatMaxPool2dSpec: float_pool_2d.reference,
-        float_softmax.FloatRelu6Spec: float_softmax.relu,
-        float_softmax.FloatReluSpec: float_softmax.relu,
         float_softmax.FloatSoftmaxSpec: float_softmax.softmax,
+        float_elementwise.FloatLeakyReluSpec: float_elementwise.leaky_relu,
+        float_elementwise.FloatPreluSpec: float_elementwise.prelu,
+        **dict.fromkeys(float_elementwise.BINARY_SPECS.values(), float_elementwise.binary),
+        **dict.fromkeys(float_elementwise.UNARY_SPECS.values(), float_elementwise.unary),
+        float_movement.PlainConcatenationSpec: float_movement.concatenation,
+        float_movement.PlainPadSpec: float_movement.pad,
+        float_reduction.FloatL2NormalizationSpec: float_reduction.l2_normalization,
+        float_reduction.FloatMeanSpec: float_reduction.reduce,
+        float_reduction.FloatSumSpec: float_reduction.reduce,
+        float_weighted.FloatBatchMatmulSpec: float_weighted.batch_matmul,
+        float_weighted.FloatConv2dSpec: float_weighted.conv2d,
+        float_weighted.FloatTransposeConvSpec: float_weighted.transpose_conv,
         float_weighted.FloatDepthwiseConv2dSpec: float_weighted.depthwise_conv2d,
         float_weighted.FloatFullyConnectedSpec: float_weighted.fully_connected,
         fully_connected.FullyConnectedSpec: fully_connected.reference,

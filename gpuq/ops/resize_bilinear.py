@@ -1,7 +1,7 @@
 """RESIZE_BILINEAR: int8 with 10-bit integer weights, uint8 in float32; XNNPACK with 11-bit weights for both.
 
 int8:  y = (q00*wy0*wx0 + q10*wy1*wx0 + q01*wy0*wx1 + q11*wy1*wx1 +- 2^19) / 2^20, truncated, weights in 1/1024.
-uint8: y = uint8(float32 sum of the four products + 0.5).
+uint8: y = uint8(float32 sum of the four products + 0.5); float32: that sum.
 Q11:   t, b = 2^11 * q_left + (q_right - q_left) * wx of the upper and lower row, wx, wy in 1/2048,
        y = (2^11 * t + (b - t) * wy + 2^21) >> 22.
 Builds that round once take ties of int8 up (exact_up). The optimized uint8 kernel multiplies each pixel's two weights
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops.spec import INT8, INT16, UINT8, Shape, Spec, run_shape
+from gpuq.ops.spec import FLOAT32, INT8, INT16, UINT8, Shape, Spec, run_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class ResizeSpec(Spec):
         in_h, in_w, in_c: input image and channels.
         out_h, out_w: output image.
         align_corners, half_pixel_centers: how output pixels lie on the input; at most one is set.
-        dtype: int8, uint8 or int16.
+        dtype: int8, uint8, int16 or float32.
     """
 
     in_h: int
@@ -45,7 +45,7 @@ class ResizeSpec(Spec):
 
     def __post_init__(self) -> None:
         self.require_positive(in_h=self.in_h, in_w=self.in_w, in_c=self.in_c, out_h=self.out_h, out_w=self.out_w)
-        self.require_dtype("input", self.dtype, INT8, UINT8, INT16)
+        self.require_dtype("input", self.dtype, INT8, UINT8, INT16, FLOAT32)
 
     @property
     def activation_dtype(self) -> np.dtype[Any]:
@@ -120,11 +120,15 @@ def q11_positions(
 def reference(spec: ResizeBilinearSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """(..., H, W, C) codes at the new size: (N, out_h, out_w, C) codes."""
     images = run_shape(x, (spec.in_h, spec.in_w, spec.in_c))
+    if spec.dtype == FLOAT32:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            return _float_sums(spec, images, by_pixel=False)
     if rule.rounding is Rounding.Q11:
         return _q11_blend(spec, images)
     if spec.dtype != UINT8:
         return _integer_blend(spec, images, ties_up=rule.rounding is Rounding.EXACT_UP)
-    return _float_blend(spec, images, by_pixel=rule.rounding is Rounding.AFFINE_F32_PIXEL)
+    sums = _float_sums(spec, images, by_pixel=rule.rounding is Rounding.AFFINE_F32_PIXEL)
+    return np.asarray((sums + np.float32(0.5)).astype(np.int32), spec.dtype)
 
 
 def _corners(
@@ -155,7 +159,7 @@ def _q11_blend(spec: ResizeBilinearSpec, images: npt.NDArray[Any]) -> npt.NDArra
     return np.asarray(((top << 11) + (bottom - top) * wy + (1 << 21)) >> 22, spec.dtype)
 
 
-def _float_blend(spec: ResizeBilinearSpec, images: npt.NDArray[Any], *, by_pixel: bool) -> npt.NDArray[Any]:
+def _float_sums(spec: ResizeBilinearSpec, images: npt.NDArray[Any], *, by_pixel: bool) -> npt.NDArray[np.float32]:
     y0, y1, wy = float_positions(spec, spec.in_h, spec.out_h)
     x0, x1, wx = float_positions(spec, spec.in_w, spec.out_w)
     wy, wx = wy[:, None, None], wx[None, :, None]
@@ -164,10 +168,8 @@ def _float_blend(spec: ResizeBilinearSpec, images: npt.NDArray[Any], *, by_pixel
     # The order of the products and sums is the C++ expression's, every step rounded to float32.
     if by_pixel:
         total = top_left * ((one - wy) * (one - wx)) + top_right * ((one - wy) * wx)
-        total = total + bottom_left * (wy * (one - wx)) + bottom_right * (wy * wx)
-        return np.asarray((total + np.float32(0.5)).astype(np.int32), spec.dtype)
+        return np.asarray(total + bottom_left * (wy * (one - wx)) + bottom_right * (wy * wx), np.float32)
     total = top_left * (one - wy) * (one - wx)
     total = total + bottom_left * wy * (one - wx)
     total = total + top_right * (one - wy) * wx
-    total = total + bottom_right * wy * wx
-    return np.asarray((total + np.float32(0.5)).astype(np.int32), spec.dtype)
+    return np.asarray(total + bottom_right * wy * wx, np.float32)

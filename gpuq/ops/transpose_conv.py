@@ -93,16 +93,20 @@ class TransposeConvSpec(Spec):
         return self.in_h * self.in_w * self.in_c * self.window.taps * self.out_c
 
     def taps(self) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
-        """(kh, kw, output pixels, input pixels) of each tap that meets the output image at all; slices of (H, W)."""
-        window = self.window
-        rows = [_meeting(self.in_h, self.out_h, window.stride_h, kh - window.pad_top) for kh in range(window.kernel_h)]
-        columns = [
-            _meeting(self.in_w, self.out_w, window.stride_w, kw - window.pad_left) for kw in range(window.kernel_w)
-        ]
-        for kh, row in enumerate(rows):
-            for kw, column in enumerate(columns):
-                if row and column:
-                    yield kh, kw, (row[0], column[0]), (row[1], column[1])
+        """See transposed_taps."""
+        return transposed_taps(self.window, (self.in_h, self.in_w), (self.out_h, self.out_w))
+
+
+def transposed_taps(
+    window: Window2d, in_hw: tuple[int, int], out_hw: tuple[int, int]
+) -> Iterator[tuple[int, int, tuple[slice, slice], tuple[slice, slice]]]:
+    """(kh, kw, output pixels, input pixels) of each tap that meets the output image at all; slices of (H, W)."""
+    rows = [_meeting(in_hw[0], out_hw[0], window.stride_h, kh - window.pad_top) for kh in range(window.kernel_h)]
+    columns = [_meeting(in_hw[1], out_hw[1], window.stride_w, kw - window.pad_left) for kw in range(window.kernel_w)]
+    for kh, row in enumerate(rows):
+        for kw, column in enumerate(columns):
+            if row and column:
+                yield kh, kw, (row[0], column[0]), (row[1], column[1])
 
 
 def _meeting(inputs: int, outputs: int, stride: int, offset: int) -> tuple[slice, slice] | None:

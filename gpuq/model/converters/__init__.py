@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.model.converters import elementwise, movement, reduction, state, weighted
+from gpuq.model.converters.plain import PLAIN_CONVERTERS, is_plain
 from gpuq.model.converters.view import Converted, OperatorView
 from gpuq.model.tflite_file import MAX_ENTRIES
 from gpuq.ops.abs_neg import AbsSpec
@@ -35,7 +36,9 @@ from gpuq.ops.squared_difference import SquaredDifferenceSpec
 from gpuq.ops.sub import SubSpec
 from gpuq.ops.tanh import TanhSpec
 
-CONVERTERS: Mapping[str, Callable[[OperatorView], Converted | list[Converted]]] = MappingProxyType(
+Converter = Callable[[OperatorView], Converted | list[Converted]]
+
+CONVERTERS: Mapping[str, Converter] = MappingProxyType(
     {
         "ABS": elementwise.unary(AbsSpec),
         "ADD": elementwise.binary(AddSpec),
@@ -108,8 +111,15 @@ CONVERTERS: Mapping[str, Callable[[OperatorView], Converted | list[Converted]]] 
 )
 
 
+def converter(view: OperatorView) -> Converter | None:
+    """The function that reads this operator; None for one that gpuq lacks."""
+    if view.raw.name in PLAIN_CONVERTERS and is_plain(view):
+        return PLAIN_CONVERTERS[view.raw.name]
+    return CONVERTERS.get(view.raw.name)
+
+
 _TWO_INPUTS = (
-    *("ADD", "MUL", "SUB", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU", "BATCH_MATMUL"),
+    *("ADD", "DIV", "FLOOR_DIV", "MUL", "SUB", "MAXIMUM", "MINIMUM", "SQUARED_DIFFERENCE", "PRELU", "BATCH_MATMUL"),
     *("ARG_MAX", "EXPAND_DIMS", "MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "PAD", "MIRROR_PAD", "TRANSPOSE", "SPLIT"),
     *("GATHER", "GATHER_ND", "TILE", "BROADCAST_TO", "REVERSE_V2", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"),
     *(spec_type.op for spec_type in COMPARISONS),

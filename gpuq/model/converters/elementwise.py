@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,12 +13,10 @@ from gpuq.ops.broadcast import BinarySpec
 from gpuq.ops.cast import CastSpec
 from gpuq.ops.comparison import ComparisonSpec
 from gpuq.ops.dequantize import DequantizeSpec
-from gpuq.ops.float32.softmax import FloatRelu6Spec, FloatReluSpec
 from gpuq.ops.leaky_relu import LeakyReluSpec, PreluSpec
 from gpuq.ops.maximum_minimum import MaximumSpec
 from gpuq.ops.mul import MulSpec
 from gpuq.ops.quantize import QuantizeSpec
-from gpuq.ops.relu import Relu6Spec, ReluSpec
 from gpuq.ops.select import SelectSpec, SelectV2Spec
 from gpuq.ops.spec import FLOAT32, INT8, INT16, UINT8, shape_text
 from gpuq.ops.squared_difference import SquaredDifferenceSpec
@@ -102,14 +100,9 @@ def select(spec_type: type[SelectV2Spec]) -> Callable[[OperatorView], Converted]
     return convert
 
 
-_FLOAT_UNARY: Mapping[type[UnarySpec], type[FloatReluSpec]] = {ReluSpec: FloatReluSpec, Relu6Spec: FloatRelu6Spec}
-
-
 def unary(spec_type: type[UnarySpec]) -> Callable[[OperatorView], Converted]:
     def convert(view: OperatorView) -> Converted:
         x = view.x()
-        if view.is_float and spec_type in _FLOAT_UNARY:
-            return _FLOAT_UNARY[spec_type](shape=x.shape), x.shape
         return spec_type(shape=x.shape, x_quant=view.quant(x), out_quant=view.quant(view.out)), x.shape
 
     return convert

@@ -197,8 +197,8 @@ class OperatorView:
 
     def weights_and_bias(self, x: int = 0, bias_position: int = 2) -> None:
         """Checks what the Specs cannot see of weights and bias."""
-        if self.is_float:
-            self.float_weights_and_bias()
+        if self.x(x).dtype == FLOAT32 and self.out.dtype == FLOAT32:
+            self.float_weights_and_bias(bias_position)
             return
         self.quant(self.x(x))  # of a float layer say that, not what follows for its bias
         self.constant(1, "weights")
@@ -211,23 +211,23 @@ class OperatorView:
             if quant is not None and quant.zero_points.any():
                 raise self.fail(f"bias zero point {quant.zero_point} must be 0")
 
-    def float_weights_and_bias(self) -> None:
+    def float_weights_and_bias(self, bias_position: int) -> None:
         """As weights_and_bias, of a layer whose data is float32: int8 or float32 weights, float32 bias."""
         self.constant(1, "weights")
         weights = self.x(1)
-        if weights.dtype not in (INT8, FLOAT32) or (weights.dtype == FLOAT32 and self.raw.name == "CONV_2D"):
+        if weights.dtype not in (INT8, FLOAT32) or (weights.dtype == INT8 and self.raw.name == "TRANSPOSE_CONV"):
             raise InputTypeError(f"{self.raw.name}: float32 tensors with weights of {weights.dtype} are not supported")
         if weights.bits < 8:
             raise InputTypeError(
                 f"{self.raw.name}: float32 tensors with weights of int{weights.bits} are not supported"
             )
-        if self.has(2):
-            bias = self.constant(2, "bias")
+        if self.has(bias_position):
+            bias = self.constant(bias_position, "bias")
             if bias.dtype != FLOAT32:
                 raise InputTypeError(
                     f"{self.raw.name}: bias of {bias.dtype} beside float32 tensors is not supported; it must be float32"
                 )
-        elif self.raw.name != "FULLY_CONNECTED":
+        elif self.raw.name not in ("FULLY_CONNECTED", "TRANSPOSE_CONV"):
             raise InputTypeError(f"{self.raw.name}: float32 tensors without a bias are not supported")
 
 

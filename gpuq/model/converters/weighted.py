@@ -10,7 +10,12 @@ from gpuq.model.converters.view import PADDINGS, Converted, OperatorView
 from gpuq.ops.batch_matmul import BatchMatmulSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
-from gpuq.ops.float32.weighted import FloatDepthwiseConv2dSpec, FloatFullyConnectedSpec
+from gpuq.ops.float32.weighted import (
+    FloatConv2dSpec,
+    FloatDepthwiseConv2dSpec,
+    FloatFullyConnectedSpec,
+    FloatTransposeConvSpec,
+)
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.hybrid import HybridConv2dSpec, HybridDepthwiseConv2dSpec, HybridFullyConnectedSpec
 from gpuq.ops.spec import FLOAT32, Spec, shape_text
@@ -30,17 +35,20 @@ def conv2d(view: OperatorView) -> Converted:
             f"I={group_c} (OHWI {shape_text(weights.shape)})"
         )
     if view.is_float:
-        hybrid = HybridConv2dSpec(
+        _check_bias_shape(view, out_c)
+        geometry: dict[str, Any] = dict(
             in_h=in_h,
             in_w=in_w,
             in_c=in_c,
             out_c=out_c,
             window=view.window(kernel_h, kernel_w),
             groups=in_c // group_c,
-            w_quant=view.quant(weights),
             activation=view.float_activation,
         )
-        _check_bias_shape(view, out_c)
+        if weights.dtype == FLOAT32:
+            plain = FloatConv2dSpec(**geometry)
+            return plain, (n, *plain.output_shape)
+        hybrid = HybridConv2dSpec(**geometry, w_quant=view.quant(weights))
         return hybrid, (n, *hybrid.output_shape)
     spec = Conv2dSpec(
         in_h=in_h,
@@ -155,7 +163,7 @@ def transpose_conv(view: OperatorView) -> Converted:
     size = view.integers(0, "output shape")
     if len(size) != 4 or (size[0], size[3]) != (n, out_c):
         raise view.fail(f"output shape {size} must be NHWC with N={n} and C={out_c}")
-    spec = TransposeConvSpec(
+    geometry: dict[str, Any] = dict(
         in_h=in_h,
         in_w=in_w,
         in_c=in_c,
@@ -163,6 +171,13 @@ def transpose_conv(view: OperatorView) -> Converted:
         out_w=size[2],
         out_c=out_c,
         window=view.window(kernel_h, kernel_w, dilated=False, image=(size[1], size[2])),
+    )
+    if view.x(2).dtype == FLOAT32:
+        _check_bias_shape(view, out_c, 3)
+        plain = FloatTransposeConvSpec(**geometry, activation=view.float_activation)
+        return plain, (n, *plain.output_shape)
+    spec = TransposeConvSpec(
+        **geometry,
         x_quant=view.quant(view.x(2)),
         w_quant=view.quant(weights),
         out_quant=view.quant(view.out),

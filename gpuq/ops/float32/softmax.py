@@ -1,8 +1,6 @@
-"""SOFTMAX and RELU, RELU6 on float32.
+"""SOFTMAX on float32: y = exp((x - max) * beta) / sum, each step in float32, the sum from the first element on.
 
-SOFTMAX: y = exp((x - max) * beta) / sum, each step in float32, the sum from the first element on. exp is float64's,
-rounded once; glibc's expf differs from that in the last bit of a few values in a million.
-Sources: LiteRT f67457790, tflite/kernels/internal/reference/softmax.h, reference_ops.h.
+Sources: LiteRT f67457790, tflite/kernels/internal/reference/softmax.h.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.numerics import Rule
-from gpuq.ops.float32.activation import clamp
+from gpuq.ops.float32.exponential import expf
 from gpuq.ops.spec import FLOAT32, Shape, Spec
 
 
@@ -45,42 +43,11 @@ class FloatSoftmaxSpec(Spec):
         return (self.depth,)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FloatReluSpec(Spec):
-    """max(x, 0) of any shape."""
-
-    op: ClassVar[str] = "RELU"
-    activation: ClassVar[str] = "relu"
-
-    shape: Shape
-
-    @property
-    def activation_dtype(self) -> np.dtype[Any]:
-        return FLOAT32
-
-    @property
-    def output_shape(self) -> Shape:
-        return self.shape
-
-
-@dataclass(frozen=True, kw_only=True)
-class FloatRelu6Spec(FloatReluSpec):
-    """min(max(x, 0), 6) of any shape."""
-
-    op: ClassVar[str] = "RELU6"
-    activation: ClassVar[str] = "relu6"
-
-
 def softmax(spec: FloatSoftmaxSpec, rule: Rule, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """(..., depth) values of the same shape."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         exponents = (x - x.max(axis=-1, keepdims=True)) * np.float32(spec.beta)
-        terms = np.exp(exponents.astype(np.float64)).astype(np.float32)
+        terms = expf(exponents)
         # cumsum adds one element after the other; sum would add pairs.
         total = np.cumsum(terms, axis=-1, dtype=np.float32)[..., -1:]
         return np.asarray(terms / total, np.float32)
-
-
-def relu(spec: FloatReluSpec, rule: Rule, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Values of any shape, clamped."""
-    return clamp(spec.activation, x)
