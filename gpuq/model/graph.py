@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from gpuq.model.tflite_file import RawModel
 from gpuq.ops.spec import Shape, Spec
 from gpuq.quant import Quant
 
@@ -87,6 +88,7 @@ class Graph:
         nodes: in the order of execution; operators folded at load time are gone.
         inputs, outputs: tensor numbers.
         folded: tensors whose values were computed at load time (SHAPE and what follows from it).
+        source: the file's operators and tensors as they were read, without the constants that `tensors` holds.
     """
 
     description: str
@@ -96,6 +98,7 @@ class Graph:
     outputs: tuple[int, ...]
     signatures: tuple[Signature, ...] = ()
     folded: tuple[int, ...] = ()
+    source: RawModel | None = field(default=None, repr=False, compare=False)
 
     @property
     def variables(self) -> Iterator[Tensor]:

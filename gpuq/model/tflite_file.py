@@ -42,8 +42,8 @@ TYPE_NAMES = {
     22: "FLOAT8_E5M2",
 }
 
-# The option fields that gpuq reads, by operator: (class in `tflite`, methods without arguments).
-_OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+# The option fields that gpuq reads and writes, by operator: (class in `tflite`, its fields; vectors end in AsNumpy).
+OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "CONV_2D": (
             "Conv2DOptions",
@@ -51,7 +51,7 @@ _OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "DEPTHWISE_CONV_2D": (
             "DepthwiseConv2DOptions",
-            "Padding StrideW StrideH FusedActivationFunction DilationWFactor DilationHFactor",
+            "Padding StrideW StrideH DepthMultiplier FusedActivationFunction DilationWFactor DilationHFactor",
         ),
         "FULLY_CONNECTED": (
             "FullyConnectedOptions",
@@ -60,6 +60,7 @@ _OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "ADD": ("AddOptions", "FusedActivationFunction PotScaleInt16"),
         "SUB": ("SubOptions", "FusedActivationFunction PotScaleInt16"),
         "MUL": ("MulOptions", "FusedActivationFunction"),
+        "DIV": ("DivOptions", "FusedActivationFunction"),
         "AVERAGE_POOL_2D": (
             "Pool2DOptions",
             "Padding StrideW StrideH FilterWidth FilterHeight FusedActivationFunction",
@@ -69,7 +70,7 @@ _OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
             "Padding StrideW StrideH FilterWidth FilterHeight FusedActivationFunction",
         ),
         "TRANSPOSE_CONV": ("TransposeConvOptions", "Padding StrideW StrideH FusedActivationFunction"),
-        "BATCH_MATMUL": ("BatchMatMulOptions", "AdjX AdjY"),
+        "BATCH_MATMUL": ("BatchMatMulOptions", "AdjX AdjY AsymmetricQuantizeInputs"),
         "LEAKY_RELU": ("LeakyReluOptions", "Alpha"),
         "L2_NORMALIZATION": ("L2NormOptions", "FusedActivationFunction"),
         **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), ("ReducerOptions", "KeepDims")),
@@ -80,8 +81,12 @@ _OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "RESIZE_BILINEAR": ("ResizeBilinearOptions", "AlignCorners HalfPixelCenters"),
         "RESIZE_NEAREST_NEIGHBOR": ("ResizeNearestNeighborOptions", "AlignCorners HalfPixelCenters"),
         "SHAPE": ("ShapeOptions", "OutType"),
-        "PACK": ("PackOptions", "Axis"),
-        "UNPACK": ("UnpackOptions", "Axis"),
+        "PACK": ("PackOptions", "ValuesCount Axis"),
+        "UNPACK": ("UnpackOptions", "Num Axis"),
+        "SPLIT": ("SplitOptions", "NumSplits"),
+        "SPLIT_V": ("SplitVOptions", "NumSplits"),
+        "ARG_MAX": ("ArgMaxOptions", "OutputType"),
+        "CAST": ("CastOptions", "InDataType OutDataType"),
         "GATHER": ("GatherOptions", "Axis BatchDims"),
         "SPACE_TO_DEPTH": ("SpaceToDepthOptions", "BlockSize"),
         "DEPTH_TO_SPACE": ("DepthToSpaceOptions", "BlockSize"),
@@ -127,6 +132,7 @@ class RawOperator:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     options: Mapping[str, Any] | None
+    version: int = 1
 
     def option(self, field: str) -> Any:
         """An option that the operator must have."""
@@ -189,7 +195,7 @@ def _parse(content: bytes) -> RawModel:
     strings: dict[bytes, str] = {}
     buffers = [_buffer(content, model.Buffers(i)) for i in range(_counted(model.BuffersLength(), "buffers"))]
     codes = [
-        _operator_name(model.OperatorCodes(i), strings)
+        (_operator_name(model.OperatorCodes(i), strings), int(model.OperatorCodes(i).Version()))
         for i in range(_counted(model.OperatorCodesLength(), "operator codes"))
     ]
 
@@ -317,23 +323,25 @@ def _operator_name(code: Any, strings: dict[bytes, str]) -> str:
     return f"CUSTOM {_text(code.CustomCode(), strings)}" if name == "CUSTOM" else name
 
 
-def _operator(operator: Any, index: int, codes: list[str]) -> RawOperator:
+def _operator(operator: Any, index: int, codes: list[tuple[str, int]]) -> RawOperator:
     code = operator.OpcodeIndex()
     if code >= len(codes):
         raise MalformedModel(f"operator {index} refers to operator code {code} of {len(codes)}")
+    name, version = codes[code]
     return RawOperator(
         index=index,
-        name=codes[code],
+        name=name,
         inputs=_integers(operator, "Inputs", MAX_OPERANDS),
         outputs=_integers(operator, "Outputs", MAX_OPERANDS),
-        options=_options(operator, codes[code]),
+        options=_options(operator, name),
+        version=version,
     )
 
 
 def _options(operator: Any, name: str) -> Mapping[str, Any] | None:
-    if name not in _OPTION_FIELDS:
+    if name not in OPTION_FIELDS:
         return None
-    class_name, fields = _OPTION_FIELDS[name]
+    class_name, fields = OPTION_FIELDS[name]
     table = operator.BuiltinOptions()
     if table is None or operator.BuiltinOptionsType() != getattr(tflite.BuiltinOptions, class_name):
         return None
