@@ -18,6 +18,7 @@ from gpuq.errors import (
 )
 from gpuq.model.model import Model, Session, load
 from gpuq.model.tflite_reader import Limits
+from gpuq.model.tflite_writer import save
 from gpuq.operators import (
     OperatorPlan,
     conv2d,
@@ -31,6 +32,7 @@ from gpuq.operators import (
     quantize,
     requantize,
 )
+from gpuq.ptq.quantize import quantize_model
 from gpuq.quant import Quant, RoundTripError, quantize_bias, quantize_weights, round_trip_error
 
 try:
@@ -68,7 +70,9 @@ __all__ = [
     "plan_requantize",
     "quantize",
     "quantize_bias",
+    "quantize_model",
     "quantize_weights",
     "requantize",
     "round_trip_error",
+    "save",
 ]

@@ -13,6 +13,7 @@ from gpuq.profiles import PROFILES
 
 INFO = "describe a model: inputs, outputs, operators, memory"
 RUN = "run a model over arrays and pictures"
+QUANTIZE = "make an integer network of a float one"
 DOCTOR = "say what this machine has, what is missing and what mends it"
 PROFILE = "time every step of a model"
 DEMO = "run the shipped digits network, checked bit by bit and timed"
@@ -43,6 +44,29 @@ examples:
   gpuq run mobilenet.tflite cat.jpg dog.jpg --top 5 --labels labels.txt
   gpuq run model.tflite samples.npy --output results.npy --batch 32
   gpuq run siamese.tflite --input left=a.npy --input right=b.npy --json
+"""
+
+
+QUANTIZE_DETAILS = """\
+calibration data:
+  INPUT is what "gpuq run" takes: a .npy file, FILE.npz:KEY or a picture, for
+  the float network's inputs; pictures become p / 255, or (p - mean) / std.
+  Mode dynamic-range needs none.
+
+modes:
+  int8           int8 activations, int8 weights per channel
+  uint8          uint8 activations and weights, per tensor (legacy)
+  int16x8        int16 activations, int8 weights per channel
+  dynamic-range  float activations quantized at run time, int8 weights
+  int4-weights   int8 activations, int4 weights per channel
+
+What LiteRT cannot run in codes stays float, with conversions around it.
+
+examples:
+  gpuq quantize float.tflite --calibrate images.npy -o int8.tflite
+  gpuq quantize float.tflite --calibrate a.jpg b.jpg --mean 127.5 --std 127.5 \\
+      --observer mse --input-output uint8 -o int8.tflite
+  gpuq quantize float.tflite --calibrate x.npy --sensitivity --keep-int16 3 -o mixed.tflite
 """
 
 
@@ -145,6 +169,32 @@ def _profile(arguments: argparse.Namespace) -> int:
             repeats=arguments.repeats,
             fuse=arguments.fuse,
             plot=arguments.plot,
+            as_json=arguments.json,
+        )
+    )
+
+
+def _quantize(arguments: argparse.Namespace) -> int:
+    from gpuq.commands.quantize import QuantizeOptions, run_quantize
+
+    return run_quantize(
+        QuantizeOptions(
+            model=arguments.model,
+            files=arguments.calibrate,
+            named=arguments.named,
+            output=arguments.output,
+            mode=arguments.mode,
+            observer=arguments.observer,
+            input_output=arguments.input_output,
+            per_tensor=arguments.per_tensor,
+            equalize=arguments.equalize,
+            bias_correction=arguments.bias_correction,
+            sensitivity=arguments.sensitivity,
+            keep_int16=arguments.keep_int16,
+            device=arguments.device,
+            batch=arguments.batch,
+            mean=arguments.mean,
+            std=arguments.std,
             as_json=arguments.json,
         )
     )
@@ -257,6 +307,56 @@ def _parser() -> argparse.ArgumentParser:
     )
     profile.add_argument("--plot", metavar="PNG", help="also draw the steps (needs matplotlib)")
     profile.set_defaults(command=_profile)
+
+    quantize = commands.add_parser(
+        "quantize",
+        parents=[everywhere],
+        help=QUANTIZE,
+        description=QUANTIZE,
+        epilog=QUANTIZE_DETAILS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    quantize.add_argument("model", metavar="FLOAT", help="a float .tflite file")
+    quantize.add_argument("--calibrate", metavar="INPUT", nargs="+", default=[], help="calibration data, see below")
+    quantize.add_argument(
+        "--input",
+        dest="named",
+        metavar="NAME=INPUT",
+        action="append",
+        default=[],
+        help="calibration data of an input by its name, for models with several",
+    )
+    quantize.add_argument("-o", "--output", metavar="OUT", required=True, help="the .tflite to write")
+    quantize.add_argument("--mode", default="int8", metavar="M", help="see below (default: int8)")
+    quantize.add_argument(
+        "--observer",
+        default="minmax",
+        metavar="O",
+        help="how ranges are chosen: minmax, moving-average, percentile:P, mse, entropy (default: minmax)",
+    )
+    quantize.add_argument(
+        "--input-output",
+        default="float",
+        metavar="T",
+        help="what the network takes and gives: float, int8, uint8, int16 (default: float)",
+    )
+    quantize.add_argument("--per-tensor", action="store_true", help="one scale for each weight tensor")
+    quantize.add_argument("--equalize", action="store_true", help="equalize the ranges of weights across layers first")
+    quantize.add_argument(
+        "--bias-correction", action="store_true", help="correct biases for what rounding weights does"
+    )
+    quantize.add_argument(
+        "--sensitivity", action="store_true", help="rank the operators by what quantizing each alone costs"
+    )
+    quantize.add_argument(
+        "--keep-int16", type=int, default=0, metavar="N", help="int16 activations for the N most sensitive operators"
+    )
+    quantize.add_argument("--batch", type=int, default=32, metavar="B", help="samples per call (default: 32)")
+    quantize.add_argument("--device", default="auto", metavar="D", help="what calibration runs on (default: auto)")
+    quantize.add_argument("--mean", metavar="M", help="of pixels: one value, or one per channel separated by commas")
+    quantize.add_argument("--std", metavar="S", help="of pixels, likewise")
+    quantize.set_defaults(command=_quantize)
 
     doctor = commands.add_parser("doctor", parents=[everywhere], help=DOCTOR, description=DOCTOR, allow_abbrev=False)
     doctor.set_defaults(command=_doctor)

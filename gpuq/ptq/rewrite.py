@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ import numpy.typing as npt
 from gpuq.errors import InputValueError
 from gpuq.model.tflite_file import RawModel, RawOperator, RawSignature, RawTensor
 from gpuq.model.tflite_reader import packed
+from gpuq.model.versions import operator_version
 from gpuq.ops.spec import FLOAT32, INT8, INT16, INT32, INT64, UINT8
-from gpuq.ptq.scheme import MIN_DYNAMIC_WEIGHTS, SCHEMES, Mode, Scheme, Weights
-from gpuq.quant import Quant, quantize, quantize_bias, quantize_weights, widened_for_bias
+from gpuq.ptq.bias_correction import corrected_bias
+from gpuq.ptq.scheme import MIN_DYNAMIC_WEIGHTS, SCHEMES, Mode, Scheme, Weights, data_input
+from gpuq.quant import Quant, dequantize, quantize, quantize_bias, quantize_weights, widened_for_bias
 
 Range = tuple[float, float]
 Dtype = np.dtype[Any]
@@ -89,6 +92,7 @@ def rewrite(
     *,
     interface: Dtype | None = None,
     per_tensor: bool = False,
+    means: Mapping[int, npt.NDArray[np.float64]] = MappingProxyType({}),
 ) -> Rewritten:
     """The network with these operators quantized.
 
@@ -99,11 +103,13 @@ def rewrite(
         mode: what becomes of weights.
         interface: the dtype of the network's float32 inputs and outputs; None leaves them float32.
         per_tensor: one scale for each weight tensor.
+        means: by tensor number, the channel means of layers' inputs; where one is given, the bias is corrected for
+            what rounding the weights does on average.
 
     Raises:
         InputValueError: a range that is missing or not finite, weights with NaN or Inf.
     """
-    return _Rewriter(raw, dtypes, ranges, mode, interface, per_tensor).run()
+    return _Rewriter(raw, dtypes, ranges, mode, interface, per_tensor, means).run()
 
 
 class _Scales:
@@ -174,6 +180,18 @@ class _Scales:
             self._fixed[a] = self._fixed.pop(b)
 
 
+@dataclass(frozen=True)
+class _Codes:
+    """Quantized weights."""
+
+    codes: npt.NDArray[Any]
+    quant: Quant
+    bits: int = 8
+
+    def dequantized(self) -> npt.NDArray[np.float32]:
+        return dequantize(self.codes, self.quant)
+
+
 class _Rewriter:
     """Builds the new network operator by operator; see rewrite."""
 
@@ -185,12 +203,14 @@ class _Rewriter:
         mode: Mode,
         interface: Dtype | None,
         per_tensor: bool,
+        means: Mapping[int, npt.NDArray[np.float64]],
     ) -> None:
         self._raw = raw
         self._dtypes = dtypes
         self._mode = mode
         self._interface = interface
         self._per_tensor = per_tensor
+        self._means = means
         self._scales = _Scales(raw, dtypes, ranges)
         self._producers = {index: operator for operator in raw.operators for index in operator.outputs}
         self._tensors: list[RawTensor] = []
@@ -209,7 +229,9 @@ class _Rewriter:
         model = replace(
             raw,
             tensors=tuple(self._tensors),
-            operators=tuple(self._operators),
+            operators=tuple(
+                replace(operator, version=operator_version(operator, self._tensors)) for operator in self._operators
+            ),
             inputs=tuple(inputs),
             outputs=tuple(outputs),
             signatures=tuple(
@@ -262,39 +284,43 @@ class _Rewriter:
             else:
                 inputs.append(self._version(index, shared or self._scales.quant(index, dtype)))
         if weights is not None:
-            data = next(p for p in range(len(operator.inputs)) if inputs[p] >= 0 and is_float(raw[operator.inputs[p]]))
-            x_quant = self._scales.quant(operator.inputs[data], dtype)
+            x_quant = self._scales.quant(operator.inputs[data_input(operator)], dtype)
             self._set_constants(operator, weights, x_quant, inputs)
         return inputs
 
     def _set_constants(self, operator: RawOperator, weights: Weights, x_quant: Quant, inputs: list[int]) -> None:
         """Puts quantized weights and bias into the inputs."""
         tensor = self._raw.tensors[operator.inputs[weights.position]]
-        bits = self._mode.weight_bits if weights.takes_int4 else 8
-        is_legacy = self._mode.weights == UINT8
-        axis = None if self._per_tensor or is_legacy else weights.axis
         values = constant(tensor)
-        codes, w_quant = quantize_weights(
-            values, axis=axis, symmetric=not is_legacy, dtype=self._mode.weights, bits=bits
-        )
-        channels = tensor.shape[weights.axis]
+        quantized = self._quantize_weights(weights, values, x_quant)
         position = weights.bias
         has_bias = position < len(inputs) and operator.inputs[position] >= 0
-        if has_bias or operator.name != "FULLY_CONNECTED":
-            # Convolutions get a bias always: some runtimes crash without.
-            bias = (
-                constant(self._raw.tensors[operator.inputs[position]]) if has_bias else np.zeros(channels, np.float32)
-            )
+        means = self._means.get(operator.inputs[data_input(operator)])
+        # Convolutions get a bias always: some runtimes crash without.
+        if has_bias or means is not None or operator.name != "FULLY_CONNECTED":
+            given = constant(self._raw.tensors[operator.inputs[position]]).reshape(-1) if has_bias else None
+            bias = np.zeros(tensor.shape[weights.axis]) if given is None else given.astype(np.float64)
             name = self._raw.tensors[operator.inputs[position]].name if has_bias else f"{tensor.name}_bias"
+            if means is not None:
+                bias = corrected_bias(operator, values, quantized.dequantized(), means, bias)
+            wide = widened_for_bias(quantized.quant, bias, x_quant)
+            if wide != quantized.quant:
+                codes = quantize(values, wide, narrow_range=wide.dtype == INT8)
+                quantized = replace(quantized, codes=codes, quant=wide)
             dtype = INT64 if x_quant.dtype == INT16 else INT32
-            w_quant, narrow = widened_for_bias(w_quant, bias.reshape(-1), x_quant), w_quant
-            if w_quant != narrow:
-                codes = quantize(values, w_quant, narrow_range=not is_legacy)
-            bias_codes, bias_quant = quantize_bias(bias.reshape(-1), x_quant, w_quant, dtype=dtype)
             while len(inputs) <= position:
                 inputs.append(-1)
-            inputs[position] = self._add(name, bias_codes, bias_quant)
-        inputs[weights.position] = self._add(tensor.name, codes, w_quant, bits)
+            inputs[position] = self._add(name, *quantize_bias(bias, x_quant, quantized.quant, dtype=dtype))
+        inputs[weights.position] = self._add(tensor.name, quantized.codes, quantized.quant, quantized.bits)
+
+    def _quantize_weights(self, weights: Weights, values: npt.NDArray[np.float32], x_quant: Quant) -> _Codes:
+        """By the mode; layers that are kept at int16 always have int8 weights."""
+        is_int16 = x_quant.dtype == INT16
+        if self._mode.weights == UINT8 and not is_int16:
+            return _Codes(*quantize_weights(values, axis=None, symmetric=False, dtype=UINT8))
+        bits = self._mode.weight_bits if weights.takes_int4 and not is_int16 else 8
+        axis = None if self._per_tensor else weights.axis
+        return _Codes(*quantize_weights(values, axis=axis, bits=bits), bits)
 
     def _is_dynamic(self, operator: RawOperator, weights: Weights | None) -> bool:
         if self._mode.activations is not None or weights is None or not weights.is_dynamic:
@@ -386,7 +412,11 @@ class _Rewriter:
             else:
                 self._versions[key] = self._add(tensor.name, quantize(constant(tensor), quant), quant)
             return self._versions[key]
-        home = self._versions[index, self._home[index]]
+        given = self._home[index]
+        if quant is not None and quant.dtype == UINT8 and given is not None and given.dtype == INT16:
+            # QUANTIZE has no kernel from int16 to uint8.
+            given = Quant(quant.scalar_scale(), quant.scalar_zero_point() - 128, dtype=INT8)
+        home = self._version(index, given)
         self._versions[key] = self._typed(index, quant)
         name = "DEQUANTIZE" if quant is None else "QUANTIZE"
         self._append(RawOperator(0, name, (home,), (self._versions[key],), None), None)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpuq.errors import InputValueError
+from gpuq.model.tflite_file import RawOperator
 from gpuq.ops.spec import INT8, INT16, UINT8
 from gpuq.quant import Quant
 
@@ -131,3 +132,8 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     }
 )
 """Operators that can be quantized; all others stay as they are, with conversions around them."""
+
+
+def data_input(operator: RawOperator) -> int:
+    """The position of a layer's activations."""
+    return 2 if operator.name == "TRANSPOSE_CONV" else 0
