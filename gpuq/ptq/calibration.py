@@ -15,7 +15,7 @@ from gpuq.model.graph import Graph
 from gpuq.model.model import Model
 from gpuq.model.planner import plan_program
 
-MAX_ACTIVATION_BYTES = 1 << 28
+MAX_ACTIVATION_BYTES = 1 << 24
 """Of all activations of one call, which are alive together."""
 
 Sample = Any

@@ -229,14 +229,33 @@ def conv2d(
         if spec.window.is_pointwise:
             taps = ins.reshape(rows, group_in)
         else:
-            views = [pixels for _, _, pixels in spec.window.views(ins, out_h, out_w)]
-            taps = np.stack(views, axis=3).reshape(rows, spec.window.taps * group_in)
+            taps = _gathered(spec.window, ins, out_h, out_w).reshape(rows, spec.window.taps * group_in)
         kernel = weights[group * group_out : (group + 1) * group_out].reshape(group_out, -1)
         parts.append(product(taps, kernel.T))
     total = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
     if bias is not None:
         total += bias.reshape(-1)
     return clamp(spec.activation, total).reshape(-1, out_h, out_w, out_c)
+
+
+def _gathered(window: Window2d, padded: FloatArray, out_h: int, out_w: int) -> FloatArray:
+    """(N, OH, OW, KH, KW, C): what each output pixel's window sees, a copy."""
+    n, _, _, channels = padded.shape
+    image, row, column, item = padded.strides
+    seen = np.lib.stride_tricks.as_strided(
+        padded,
+        (n, out_h, out_w, window.kernel_h, window.kernel_w, channels),
+        (
+            image,
+            row * window.stride_h,
+            column * window.stride_w,
+            row * window.dilation_h,
+            column * window.dilation_w,
+            item,
+        ),
+        writeable=False,
+    )
+    return np.ascontiguousarray(seen)
 
 
 def _conv2d_in_order(spec: FloatConv2dSpec, x: FloatArray, weights: FloatArray, bias: FloatArray | None) -> FloatArray:
@@ -293,14 +312,17 @@ def depthwise_conv2d(
     if bias is not None and rule.rounding is not Rounding.FLOAT32:
         total += bias.reshape(-1)
         bias = None
+    products = np.empty_like(total)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for kh, kw, pixels in spec.window.views(padded, out_h, out_w):
-            seen, tap = np.repeat(pixels, spec.multiplier, axis=-1), weights[0, kh, kw, :]
+            seen = pixels if spec.multiplier == 1 else np.repeat(pixels, spec.multiplier, axis=-1)
+            tap = weights[0, kh, kw, :]
             if rule.rounding is Rounding.FLOAT32_FUSED:
                 # float64 holds the product exactly: all but one in 2^29 fused sums round as the hardware's do.
                 total = (seen.astype(np.float64) * tap + total).astype(np.float32)
             else:
-                total += seen * tap
+                np.multiply(seen, tap, out=products)
+                total += products
         return clamp(spec.activation, total if bias is None else total + bias.reshape(-1))
 
 
