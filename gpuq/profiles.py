@@ -327,6 +327,7 @@ _LITERT_ELEMENTS = (
     _row("NEG", _of_kinds("int8", "int32", "int64", "float32"), Rounding.EXACT),
     _row("CAST", _of_kinds("int8", "uint8", "int32", "int64", "bool"), Rounding.EXACT),
     *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _LITERT_MOVEMENTS.items()),
+    _row("TFLite_Detection_PostProcess", _always, Rounding.EXACT),
 )
 # TFLite Micro fills variables with their zero point, as bytes; zero points of other types than int8 are not measured.
 _TFLM_VARIABLES = (

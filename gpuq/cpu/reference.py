@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.numerics import Rule
-from gpuq.ops.registry import constant_operands, reference
+from gpuq.ops.registry import constant_operands, references
 from gpuq.ops.spec import Spec
 
 
@@ -35,6 +35,8 @@ class ReferencePlan:
     ) -> None:
         activations = iter(inputs)
         operands = [next(activations, None) if constant is None else constant for constant in self._constants]
-        runs, *shape = outputs[0].shape
         # Of constants alone (a constant for a variable) there is one run.
-        outputs[0][...] = reference(self.spec, self._rule, *operands).reshape(runs if inputs else 1, *shape)
+        values = references(self.spec, self._rule, *operands)
+        for output, value in zip(outputs, values, strict=True):
+            runs, *shape = output.shape
+            output[...] = value.reshape(runs if inputs else 1, *shape)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tflite
+from flatbuffers import flexbuffers
 
 from gpuq.errors import MalformedModel, ModelLimit, UnsupportedModel
 
@@ -99,6 +100,10 @@ OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
     }
 )
+
+
+CUSTOM_OPERATORS = ("TFLite_Detection_PostProcess",)
+"""Custom operators that gpuq reads, by their code; their options are a flexbuffer map."""
 
 
 @dataclass(frozen=True)
@@ -320,7 +325,10 @@ def _operator_name(code: Any, strings: dict[bytes, str]) -> str:
     # Codes beyond 127 do not fit the older field; the larger of the two is meant.
     number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
     name = OPERATOR_NAMES.get(number, f"operator {number}")
-    return f"CUSTOM {_text(code.CustomCode(), strings)}" if name == "CUSTOM" else name
+    if name != "CUSTOM":
+        return name
+    custom = _text(code.CustomCode(), strings)
+    return custom if custom in CUSTOM_OPERATORS else f"CUSTOM {custom}"
 
 
 def _operator(operator: Any, index: int, codes: list[tuple[str, int]]) -> RawOperator:
@@ -339,6 +347,8 @@ def _operator(operator: Any, index: int, codes: list[tuple[str, int]]) -> RawOpe
 
 
 def _options(operator: Any, name: str) -> Mapping[str, Any] | None:
+    if name in CUSTOM_OPERATORS:
+        return _custom_options(operator)
     if name not in OPTION_FIELDS:
         return None
     class_name, fields = OPTION_FIELDS[name]
@@ -358,6 +368,16 @@ def _options(operator: Any, name: str) -> Mapping[str, Any] | None:
             value = b"" if value is None else value
             values[field] = value.decode("utf-8", errors="replace") if isinstance(value, bytes) else value
     return values
+
+
+def _custom_options(operator: Any) -> Mapping[str, Any] | None:
+    """A flexbuffer map of numbers."""
+    if operator.CustomOptionsIsNone() or operator.CustomOptionsLength() == 0:
+        return None
+    options = flexbuffers.Loads(operator.CustomOptionsAsNumpy().tobytes())
+    if not isinstance(options, dict) or not all(isinstance(value, bool | int | float) for value in options.values()):
+        raise MalformedModel(f"custom options {options!r} must be a map of numbers")
+    return options
 
 
 def _signature(signature: Any, strings: dict[bytes, str]) -> RawSignature:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gpuq.errors import InputTypeError, InputValueError, MalformedModel, ModelLimit, UnsupportedModel
 from gpuq.model.converters import DATA_INPUTS, INPUT_COUNTS, SHAPE_ARITHMETIC, converter, shape_value
-from gpuq.model.converters.view import OperatorView
+from gpuq.model.converters.view import Joint, OperatorView
 from gpuq.model.graph import Graph, Node, Signature, Tensor
 from gpuq.model.tflite_file import RawModel, RawOperator, RawTensor, parse
 from gpuq.model.variables import with_variables
@@ -337,6 +337,11 @@ def _convert(
             problems.add(operator.name, operator)
             return
         converted = convert(view)
+        if isinstance(converted, Joint):
+            for index, out_shape in zip(operator.outputs, converted.shapes, strict=True):
+                tensors[index] = replace(tensors[index], shape=out_shape)
+            nodes.append(Node(operator.index, converted.spec, operator.inputs, operator.outputs))
+            return
         pieces = converted if isinstance(converted, list) else [converted]
         outputs = operator.outputs if isinstance(converted, list) else (view.out.index,)
     except InputTypeError as error:

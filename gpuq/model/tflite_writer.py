@@ -13,10 +13,12 @@ import flatbuffers
 import numpy as np
 import numpy.typing as npt
 import tflite
+from flatbuffers import flexbuffers
 
 from gpuq.errors import InputValueError, ModelLimit
 from gpuq.model.graph import Graph
 from gpuq.model.tflite_file import (
+    CUSTOM_OPERATORS,
     OPERATOR_NAMES,
     OPTION_FIELDS,
     TYPE_NAMES,
@@ -170,7 +172,7 @@ class _Writer:
     def _operator_code(self, name: str, version: int) -> int:
         custom = None
         number = _OPERATOR_CODES.get(name)
-        if name.startswith("CUSTOM "):
+        if name in CUSTOM_OPERATORS or name.startswith("CUSTOM "):
             custom, number = self._builder.CreateString(name.removeprefix("CUSTOM ")), _OPERATOR_CODES["CUSTOM"]
         if number is None:
             raise InputValueError(f"write: operator {name!r} is not in the schema")
@@ -220,8 +222,10 @@ class _Writer:
     def _operator(self, operator: RawOperator) -> int:
         code = self._codes.setdefault((operator.name, operator.version), len(self._codes))
         inputs, outputs = self._numbers(operator.inputs), self._numbers(operator.outputs)
-        options, kind = None, None
-        if operator.options is not None:
+        options, kind, custom = None, None, None
+        if operator.name in CUSTOM_OPERATORS and operator.options is not None:
+            custom = self._builder.CreateByteVector(flexbuffers.Dumps(dict(operator.options)))
+        elif operator.options is not None:
             class_name, fields = OPTION_FIELDS[operator.name]
             options = self._options(class_name, fields.split(), operator.options)
             kind = getattr(tflite.BuiltinOptions, class_name)
@@ -232,6 +236,7 @@ class _Writer:
             Outputs=outputs,
             BuiltinOptionsType=kind,
             BuiltinOptions=options,
+            CustomOptions=custom,
         )
 
     def _options(self, class_name: str, fields: Sequence[str], options: Mapping[str, Any]) -> int:

@@ -21,6 +21,7 @@ from gpuq.ops import (
     conv2d,
     depthwise_conv2d,
     dequantize,
+    detection_post_process,
     elu,
     fully_connected,
     gather,
@@ -62,7 +63,7 @@ from gpuq.ops.float32 import softmax as float_softmax
 from gpuq.ops.float32 import weighted as float_weighted
 from gpuq.ops.spec import Spec
 
-REFERENCES: Mapping[type[Spec], Callable[..., npt.NDArray[Any]]] = MappingProxyType(
+REFERENCES: Mapping[type[Spec], Callable[..., Any]] = MappingProxyType(
     {
         abs_neg.AbsSpec: abs_neg.abs_reference,
         abs_neg.NegSpec: abs_neg.neg_reference,
@@ -76,6 +77,7 @@ REFERENCES: Mapping[type[Spec], Callable[..., npt.NDArray[Any]]] = MappingProxyT
         conv2d.Conv2dSpec: conv2d.reference,
         depthwise_conv2d.DepthwiseConv2dSpec: depthwise_conv2d.reference,
         dequantize.DequantizeSpec: dequantize.reference,
+        detection_post_process.DetectionPostProcessSpec: detection_post_process.reference,
         elu.EluSpec: elu.reference,
         float_pool_2d.FloatAveragePool2dSpec: float_pool_2d.reference,
         float_pool_2d.FloatMaxPool2dSpec: float_pool_2d.reference,
@@ -168,5 +170,12 @@ def constant_operands(spec: Spec, constants: Sequence[npt.NDArray[Any] | None]) 
 
 
 def reference(spec: Spec, rule: Rule, *operands: npt.NDArray[Any] | None) -> npt.NDArray[Any]:
-    """The obviously right result of any operator; operands in the file's order, constants included."""
-    return REFERENCES[type(spec)](spec, rule, *operands)
+    """The obviously right result of an operator with one output; operands in the file's order, constants included."""
+    (result,) = references(spec, rule, *operands)
+    return result
+
+
+def references(spec: Spec, rule: Rule, *operands: npt.NDArray[Any] | None) -> tuple[npt.NDArray[Any], ...]:
+    """As reference, of any operator: all its outputs."""
+    result = REFERENCES[type(spec)](spec, rule, *operands)
+    return result if isinstance(result, tuple) else (result,)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.model.converters import elementwise, movement, reduction, state, weighted
+from gpuq.model.converters import detection, elementwise, movement, reduction, state, weighted
 from gpuq.model.converters.plain import PLAIN_CONVERTERS, is_plain
-from gpuq.model.converters.view import Converted, OperatorView
+from gpuq.model.converters.view import Converted, Joint, OperatorView
 from gpuq.model.tflite_file import MAX_ENTRIES
 from gpuq.ops.abs_neg import AbsSpec
 from gpuq.ops.add import AddSpec
@@ -36,7 +36,7 @@ from gpuq.ops.squared_difference import SquaredDifferenceSpec
 from gpuq.ops.sub import SubSpec
 from gpuq.ops.tanh import TanhSpec
 
-Converter = Callable[[OperatorView], Converted | list[Converted]]
+Converter = Callable[[OperatorView], Converted | list[Converted] | Joint]
 
 CONVERTERS: Mapping[str, Converter] = MappingProxyType(
     {
@@ -102,6 +102,7 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         "SUB": elementwise.binary(SubSpec),
         "SUM": reduction.reduce_codes(SumSpec),
         "TANH": elementwise.unary(TanhSpec),
+        "TFLite_Detection_PostProcess": detection.detection_post_process,
         "TILE": movement.tile,
         "TRANSPOSE": movement.transpose,
         "TRANSPOSE_CONV": weighted.transpose_conv,
@@ -133,6 +134,7 @@ INPUT_COUNTS: Mapping[str, tuple[int, int]] = MappingProxyType(
         **dict.fromkeys(("SELECT", "SELECT_V2", "SLICE", "SPLIT_V", "PADV2"), (3, 3)),
         **dict.fromkeys(("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"), (3, 3)),
         **dict.fromkeys(("CONCATENATION", "PACK"), (1, MAX_ENTRIES)),
+        "TFLite_Detection_PostProcess": (3, 3),
         "ASSIGN_VARIABLE": (1, 2),
         "RESHAPE": (1, 2),
         "STRIDED_SLICE": (4, 4),

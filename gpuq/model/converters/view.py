@@ -233,3 +233,11 @@ class OperatorView:
 
 Converted = tuple[Spec, Shape]
 """A Spec and the output's shape of one run; operators with several outputs have one of each for every output."""
+
+
+@dataclass(frozen=True)
+class Joint:
+    """One Spec that computes all of an operator's outputs, with their shapes of one run."""
+
+    spec: Spec
+    shapes: tuple[Shape, ...]
