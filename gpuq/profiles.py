@@ -328,6 +328,7 @@ _LITERT_ELEMENTS = (
     _row("CAST", _of_kinds("int8", "uint8", "int32", "int64", "bool"), Rounding.EXACT),
     *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _LITERT_MOVEMENTS.items()),
     _row("TFLite_Detection_PostProcess", _always, Rounding.EXACT),
+    _row("SVDF", _on_int8, Rounding.V1, Product.ALL_F32),
 )
 # TFLite Micro fills variables with their zero point, as bytes; zero points of other types than int8 are not measured.
 _TFLM_VARIABLES = (
@@ -541,6 +542,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("LEAKY_RELU ABS RSQRT", _on_int8, Rounding.V1),
                 _row("ELU", _on_int8, Rounding.TABLE_F32_EXP),
                 _row("RELU6", _signed, Rounding.EXACT),
+                _refuse("SVDF", _no_bias, "without a bias, TFLite Micro crashes"),
+                _row("SVDF", _on_int8, Rounding.V1, Product.ALL_F32),
                 _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
                 _row("QUANTIZE", _always, Rounding.V1),
                 _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
@@ -579,6 +582,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("LEAKY_RELU ABS RSQRT", _on_int8, Rounding.V2),
                 _row("ELU", _on_int8, Rounding.TABLE_F32_EXP),
                 _row("RELU6", _signed, Rounding.EXACT),
+                _refuse("SVDF", _no_bias, "without a bias, TFLite Micro crashes"),
+                _row("SVDF", _on_int8, Rounding.V2, Product.ALL_F32),
                 _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
                 _row("QUANTIZE", _always, Rounding.V2),
                 _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),

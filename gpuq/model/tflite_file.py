@@ -72,6 +72,7 @@ OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "TRANSPOSE_CONV": ("TransposeConvOptions", "Padding StrideW StrideH FusedActivationFunction"),
         "BATCH_MATMUL": ("BatchMatMulOptions", "AdjX AdjY AsymmetricQuantizeInputs"),
+        "SVDF": ("SVDFOptions", "Rank FusedActivationFunction AsymmetricQuantizeInputs"),
         "LEAKY_RELU": ("LeakyReluOptions", "Alpha"),
         "L2_NORMALIZATION": ("L2NormOptions", "FusedActivationFunction"),
         **dict.fromkeys(("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"), ("ReducerOptions", "KeepDims")),

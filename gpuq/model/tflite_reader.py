@@ -324,6 +324,8 @@ def _convert(
         if problem:
             problems.add(f"{operator.name}: {problem}", operator, index)
             return
+    positions = DATA_INPUTS.get(operator.name, range(len(operator.inputs)))
+    inputs = tuple(operator.inputs[position] for position in positions if position < len(operator.inputs))
     view = OperatorView(operator, tensors)
     try:
         convert = converter(view)
@@ -338,9 +340,13 @@ def _convert(
             return
         converted = convert(view)
         if isinstance(converted, Joint):
-            for index, out_shape in zip(operator.outputs, converted.shapes, strict=True):
+            written = operator.outputs + (() if converted.state is None else (converted.state,))
+            for index, out_shape in zip(written, converted.shapes, strict=True):
                 tensors[index] = replace(tensors[index], shape=out_shape)
-            nodes.append(Node(operator.index, converted.spec, operator.inputs, operator.outputs))
+            if converted.state is not None and _reads(raw, converted.state) > 1:
+                problems.add(f"{operator.name}: a state that other operators read", operator, converted.state)
+                return
+            nodes.append(Node(operator.index, converted.spec, inputs, written))
             return
         pieces = converted if isinstance(converted, list) else [converted]
         outputs = operator.outputs if isinstance(converted, list) else (view.out.index,)
@@ -352,8 +358,6 @@ def _convert(
         if problems.found:
             return
         raise MalformedModel(f"{where}: {error}") from error
-    positions = DATA_INPUTS.get(operator.name, range(len(operator.inputs)))
-    inputs = tuple(operator.inputs[position] for position in positions if position < len(operator.inputs))
     for index, (spec, out_shape) in zip(outputs, pieces, strict=True):
         elements = math.prod(out_shape)
         if elements > limits.elements:
@@ -367,6 +371,11 @@ def _convert(
         # The shape that follows from the inputs counts, as in the runtimes; converters leave stale ones behind.
         tensors[index] = replace(tensors[index], shape=out_shape)
         nodes.append(Node(operator.index, spec, inputs, (index,)))
+
+
+def _reads(raw: RawModel, index: int) -> int:
+    """How often a tensor is read, as an output too."""
+    return sum(operator.inputs.count(index) for operator in raw.operators) + raw.outputs.count(index)
 
 
 def _known(spec: Spec, operands: Sequence[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.model.converters import detection, elementwise, movement, reduction, state, weighted
+from gpuq.model.converters import detection, elementwise, movement, recurrent, reduction, state, weighted
 from gpuq.model.converters.plain import PLAIN_CONVERTERS, is_plain
 from gpuq.model.converters.view import Converted, Joint, OperatorView
 from gpuq.model.tflite_file import MAX_ENTRIES
@@ -102,6 +102,7 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         "SUB": elementwise.binary(SubSpec),
         "SUM": reduction.reduce_codes(SumSpec),
         "TANH": elementwise.unary(TanhSpec),
+        "SVDF": recurrent.svdf,
         "TFLite_Detection_PostProcess": detection.detection_post_process,
         "TILE": movement.tile,
         "TRANSPOSE": movement.transpose,
@@ -134,6 +135,7 @@ INPUT_COUNTS: Mapping[str, tuple[int, int]] = MappingProxyType(
         **dict.fromkeys(("SELECT", "SELECT_V2", "SLICE", "SPLIT_V", "PADV2"), (3, 3)),
         **dict.fromkeys(("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"), (3, 3)),
         **dict.fromkeys(("CONCATENATION", "PACK"), (1, MAX_ENTRIES)),
+        "SVDF": (5, 5),
         "TFLite_Detection_PostProcess": (3, 3),
         "ASSIGN_VARIABLE": (1, 2),
         "RESHAPE": (1, 2),
@@ -152,7 +154,7 @@ _FIRST_INPUT = (
 
 
 DATA_INPUTS: Mapping[str, tuple[int, ...]] = MappingProxyType(
-    {**dict.fromkeys(_FIRST_INPUT, (0,)), "SPLIT": (1,), "TRANSPOSE_CONV": (2, 1, 3)}
+    {**dict.fromkeys(_FIRST_INPUT, (0,)), "SPLIT": (1,), "SVDF": (0, 1, 2, 4, 3), "TRANSPOSE_CONV": (2, 1, 3)}
 )
 """The inputs that reference() takes, in its order; the others (axes, sizes, pads) are constants that went into the
 Spec. Operators that are not listed take all in the file's order.

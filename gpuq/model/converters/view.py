@@ -237,7 +237,13 @@ Converted = tuple[Spec, Shape]
 
 @dataclass(frozen=True)
 class Joint:
-    """One Spec that computes all of an operator's outputs, with their shapes of one run."""
+    """One Spec that computes all of an operator's outputs.
+
+    Attributes:
+        shapes: of one run, of each output.
+        state: the variable tensor that it reads, and writes as its last output; None for operators without one.
+    """
 
     spec: Spec
     shapes: tuple[Shape, ...]
+    state: int | None = None
