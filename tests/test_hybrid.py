@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 from gpuq import profiles
+from gpuq.cpu.plans import pack
 from gpuq.cuda.plans import layer_of
 from gpuq.errors import InputTypeError, InputValueError, UnsupportedModel
 from gpuq.ops.dynamic_range import quantize_asymmetric, quantize_qd8, quantize_symmetric
-from gpuq.ops.hybrid import HybridConv2dSpec, HybridFullyConnectedSpec
+from gpuq.ops.hybrid import HybridConv2dSpec, HybridDepthwiseConv2dSpec, HybridFullyConnectedSpec
 from gpuq.ops.registry import reference
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
+
+from .compare import assert_equal_bits
 
 F = np.float32
 
@@ -141,3 +144,32 @@ def test_refusals() -> None:
             profiles.resolve(profile, spec)
     with pytest.raises(InputValueError, match="FULLY_CONNECTED: there is no CUDA kernel"):
         layer_of(spec, profiles.resolve("litert_ref", spec), [None, np.zeros((2, 2), np.int8), None])
+
+
+@pytest.mark.parametrize("profile", ["litert_ref", "litert_opt", "xnnpack"])
+def test_the_cpu_plan_equals_the_reference(profile: str, seed: int) -> None:
+    """Beyond 2^24 the plan sums in float64: rows of 600 taps and more, all at the ends of their range."""
+    for number in range(12):
+        rng = np.random.default_rng([seed, number])
+        deep = number % 3 == 0
+        in_c, out_c = (700 if deep else int(rng.integers(1, 20))), int(rng.integers(1, 9))
+        window = Window2d.padded("same", 5, 4, kernel_h=3, kernel_w=2, stride_w=int(rng.integers(1, 3)))
+        quant = Quant(rng.uniform(0.01, 0.1, out_c), 0, 0)
+        specs = [
+            HybridFullyConnectedSpec(in_c=in_c, out_c=out_c, w_quant=quant, asymmetric_inputs=bool(number % 2)),
+            HybridConv2dSpec(in_h=5, in_w=4, in_c=in_c, out_c=out_c, window=window, w_quant=quant),
+            HybridDepthwiseConv2dSpec(
+                in_h=5, in_w=4, in_c=out_c, window=window, w_quant=Quant(rng.uniform(0.01, 0.1, out_c), 0, 3)
+            ),
+        ]
+        for spec in specs:
+            extreme = np.where(rng.random(spec.weights_shape) < 0.5, -127, 127)
+            weights = (extreme if deep else rng.integers(-127, 128, spec.weights_shape)).astype(np.int8)
+            bias = rng.normal(size=spec.output_shape[-1]).astype(F)
+            shape = (3, spec.in_c) if isinstance(spec, HybridFullyConnectedSpec) else (3, 5, 4, spec.in_c)
+            x = (rng.choice([-1, 1], shape) if deep else rng.normal(size=shape)).astype(F)
+            rule = profiles.resolve(profile, spec)
+            want = reference(spec, rule, x, weights, bias)
+            got = np.empty((3, *spec.output_shape), F)
+            pack(spec, rule, [None, weights, bias]).launch([x], [got], np.zeros(0, np.uint8))
+            assert_equal_bits(got, want.reshape(got.shape), f"{spec.op}, {profile}, case {number}, seed {seed}")

@@ -12,6 +12,7 @@ from gpuq.cpu.batch_matmul import BatchMatmulPlan
 from gpuq.cpu.conv2d import Conv2dPlan, FullyConnectedPlan
 from gpuq.cpu.depthwise_conv2d import DepthwiseConv2dPlan
 from gpuq.cpu.float32 import BlockedPlan
+from gpuq.cpu.hybrid import HybridPlan
 from gpuq.cpu.l2_normalization import L2NormalizationPlan
 from gpuq.cpu.reference import ReferencePlan
 from gpuq.cpu.resize_bilinear import ResizeBilinearPlan
@@ -27,6 +28,7 @@ from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.float32.weighted import FloatConv2dSpec, FloatDepthwiseConv2dSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
+from gpuq.ops.hybrid import HybridConv2dSpec, HybridDepthwiseConv2dSpec, HybridFullyConnectedSpec
 from gpuq.ops.l2_normalization import L2NormalizationSpec
 from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec
@@ -72,6 +74,12 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
         return UnaryTablePlan(spec, rule)
     if isinstance(spec, ResizeBilinearSpec) and spec.dtype != FLOAT32 and constants[0] is None:
         return ResizeBilinearPlan(spec, rule)
+    if isinstance(spec, HybridConv2dSpec | HybridDepthwiseConv2dSpec | HybridFullyConnectedSpec):
+        weights, bias = constants[1], constants[2] if len(constants) > 2 else None
+        if weights is None:
+            raise spec.fail("weights must be constant")
+        if constants[0] is None:
+            return HybridPlan(spec, rule, weights, bias)
     if spec.activation_dtype == FLOAT32 and isinstance(spec, FloatConv2dSpec | FloatDepthwiseConv2dSpec):
         return BlockedPlan(spec, rule, constants)
     return ReferencePlan(spec, rule, constants)

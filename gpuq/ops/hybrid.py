@@ -200,12 +200,12 @@ def quantized_rows(spec: HybridSpec, rule: Rule, rows: FloatArray) -> QuantizedR
 
 
 def finish(
-    spec: HybridSpec, rule: Rule, acc: npt.NDArray[np.int64], scales: FloatArray, bias: FloatArray | None
+    spec: HybridSpec, rule: Rule, acc: npt.NDArray[Any], scales: FloatArray, bias: FloatArray | None
 ) -> FloatArray:
     """Sums (R, ..., O) times both scales, bias, clamp.
 
     Args:
-        acc: exact integers.
+        acc: exact integers, of any dtype.
         scales: one a row, shaped to broadcast over acc.
     """
     sums = numerics.wrap_int32(acc).astype(np.float32)

@@ -229,7 +229,7 @@ def conv2d(
         if spec.window.is_pointwise:
             taps = ins.reshape(rows, group_in)
         else:
-            taps = _gathered(spec.window, ins, out_h, out_w).reshape(rows, spec.window.taps * group_in)
+            taps = gathered(spec.window, ins, out_h, out_w).reshape(rows, spec.window.taps * group_in)
         kernel = weights[group * group_out : (group + 1) * group_out].reshape(group_out, -1)
         parts.append(product(taps, kernel.T))
     total = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
@@ -238,7 +238,7 @@ def conv2d(
     return clamp(spec.activation, total).reshape(-1, out_h, out_w, out_c)
 
 
-def _gathered(window: Window2d, padded: FloatArray, out_h: int, out_w: int) -> FloatArray:
+def gathered(window: Window2d, padded: npt.NDArray[Any], out_h: int, out_w: int) -> npt.NDArray[Any]:
     """(N, OH, OW, KH, KW, C): what each output pixel's window sees, a copy."""
     n, _, _, channels = padded.shape
     image, row, column, item = padded.strides
