@@ -308,22 +308,24 @@ _CODE_MEANS = "AVERAGE_POOL_2D MAX_POOL_2D"
 _COMPARISONS = "EQUAL NOT_EQUAL GREATER GREATER_EQUAL LESS LESS_EQUAL"
 _CHOICES = "MAXIMUM MINIMUM REDUCE_MAX REDUCE_MIN SELECT SELECT_V2"
 
-_ANY = ("int8", "uint8", "int32", "int64", "float32", "bool")
+_VARIABLES = ("int8", "uint8", "int32", "int64", "float32", "bool")
+_ANY = (*_VARIABLES, "int16")
 _LITERT_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "TRANSPOSE STRIDED_SLICE SLICE GATHER GATHER_ND REVERSE_V2 TILE BROADCAST_TO PADV2 MIRROR_PAD": _ANY,
         "SPACE_TO_BATCH_ND BATCH_TO_SPACE_ND": _ANY,
-        "SPACE_TO_DEPTH DEPTH_TO_SPACE SPLIT SPLIT_V PACK": ("int8", "uint8", "int32", "int64", "float32"),
-        "UNPACK": ("int8", "uint8", "int32", "float32", "bool"),
+        "SPACE_TO_DEPTH DEPTH_TO_SPACE": ("int8", "uint8", "int32", "int64", "float32"),
+        "SPLIT SPLIT_V PACK": ("int8", "uint8", "int16", "int32", "int64", "float32"),
+        "UNPACK": ("int8", "uint8", "int16", "int32", "float32", "bool"),
     }
 )
 # What only compares, chooses, converts or moves elements: alike in all of LiteRT's resolvers.
 _LITERT_ELEMENTS = (
     _refuse("READ_VARIABLE", _unassigned, "before anything has assigned the variable"),
-    _row("READ_VARIABLE ASSIGN_VARIABLE", _of_kinds(*_ANY), Rounding.EXACT),
+    _row("READ_VARIABLE ASSIGN_VARIABLE", _of_kinds(*_VARIABLES), Rounding.EXACT),
     _row(_COMPARISONS, _on_codes, Rounding.V1),
     _row(_COMPARISONS, _of_kinds("int32", "int64", "float32", "bool"), Rounding.EXACT),
-    _row(_CHOICES, _of_kinds("int8", "uint8", "int32", "int64", "float32"), Rounding.EXACT),
+    _row(_CHOICES, _of_kinds("int8", "uint8", "int16", "int32", "int64", "float32"), Rounding.EXACT),
     _row("NEG", _of_kinds("int8", "int32", "int64", "float32"), Rounding.EXACT),
     _row("CAST", _of_kinds("int8", "uint8", "int32", "int64", "bool"), Rounding.EXACT),
     *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _LITERT_MOVEMENTS.items()),
@@ -339,10 +341,11 @@ _TFLM_VARIABLES = (
 _TFLM_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "REVERSE_V2 BROADCAST_TO": _ANY,
-        "STRIDED_SLICE SLICE": ("int8", "int32", "float32", "bool"),
-        "PACK": ("int8", "int32", "int64", "float32"),
-        "SPLIT SPLIT_V UNPACK PADV2": ("int8", "int32", "float32"),
-        "TRANSPOSE GATHER GATHER_ND MIRROR_PAD": ("int8", "float32"),
+        "STRIDED_SLICE SLICE": ("int8", "int16", "int32", "float32", "bool"),
+        "PACK": ("int8", "int16", "int32", "int64", "float32"),
+        "SPLIT SPLIT_V UNPACK PADV2": ("int8", "int16", "int32", "float32"),
+        "TRANSPOSE": ("int8", "int16", "float32"),
+        "GATHER GATHER_ND MIRROR_PAD": ("int8", "float32"),
         "SPACE_TO_DEPTH DEPTH_TO_SPACE SPACE_TO_BATCH_ND BATCH_TO_SPACE_ND": ("int8", "float32"),
     }
 )
@@ -351,8 +354,9 @@ _TFLM_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _TFLM_ELEMENTS = (
     _row(_COMPARISONS, _of_kinds("int32", "int64"), Rounding.EXACT),
     _row("EQUAL NOT_EQUAL", _of_kinds("bool"), Rounding.EXACT),
-    _row("MAXIMUM MINIMUM", _of_kinds("int8", "int32", "int64"), Rounding.EXACT),
-    _row("REDUCE_MAX REDUCE_MIN SELECT_V2", _on_int8, Rounding.EXACT),
+    _row("MAXIMUM MINIMUM", _of_kinds("int8", "int16", "int32", "int64"), Rounding.EXACT),
+    _row("SELECT_V2", _of_kinds("int8", "int16"), Rounding.EXACT),
+    _row("REDUCE_MAX REDUCE_MIN", _on_int8, Rounding.EXACT),
     _row("CAST", _cast_in_micro, Rounding.EXACT),
     *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _TFLM_MOVEMENTS.items()),
     *_TFLM_VARIABLES,
@@ -404,6 +408,7 @@ _LITERT_OPT = (
     _row("DEPTHWISE_CONV_2D", _from_float, Rounding.FLOAT32_BIAS),
     _FLOAT32,
     *_PLAIN,
+    _refuse("LEAKY_RELU", _on_int16, "its optimized int16 kernel rounds otherwise, and is not read"),
     *_LITERT_ARITHMETIC,
     _row("CONV_2D DEPTHWISE_CONV_2D", _all(_on_int16, _int64_sums), Rounding.V3),
     _row("CONV_2D", _all(_on_int16, _grouped), Rounding.V1),
@@ -539,7 +544,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _signed, Rounding.V1),
                 _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V1),
                 _row("TRANSPOSE_CONV BATCH_MATMUL PRELU SUM SQUARED_DIFFERENCE", _on_int8, Rounding.V1),
-                _row("LEAKY_RELU ABS RSQRT", _on_int8, Rounding.V1),
+                _row("RSQRT", _on_int8, Rounding.V1),
+                _row("LEAKY_RELU ABS", _signed, Rounding.V1),
                 _row("ELU", _on_int8, Rounding.TABLE_F32_EXP),
                 _row("RELU6", _signed, Rounding.EXACT),
                 _refuse("SVDF", _no_bias, "without a bias, TFLite Micro crashes"),
@@ -579,7 +585,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _signed, Rounding.V2),
                 _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V2),
                 _row("TRANSPOSE_CONV BATCH_MATMUL PRELU SUM SQUARED_DIFFERENCE", _on_int8, Rounding.V2),
-                _row("LEAKY_RELU ABS RSQRT", _on_int8, Rounding.V2),
+                _row("RSQRT", _on_int8, Rounding.V2),
+                _row("LEAKY_RELU ABS", _signed, Rounding.V2),
                 _row("ELU", _on_int8, Rounding.TABLE_F32_EXP),
                 _row("RELU6", _signed, Rounding.EXACT),
                 _refuse("SVDF", _no_bias, "without a bias, TFLite Micro crashes"),

@@ -16,19 +16,16 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.numerics import Rule
-from gpuq.ops.spec import FLOAT32, INT8, INT32, INT64, Shape, Spec, clamp_to
+from gpuq.ops.spec import FLOAT32, INT8, INT16, INT32, INT64, Shape, Spec, clamp_to
 from gpuq.ops.unary import UnarySpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class AbsSpec(UnarySpec):
-    """Elementwise absolute value; int8 only. See UnarySpec for the fields."""
+    """Elementwise absolute value; int8 and int16. See UnarySpec for the fields."""
 
     op: ClassVar[str] = "ABS"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_dtype("input", self.x_quant.dtype, INT8)
+    dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, INT16)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.broadcast import BinaryCodesSpec
-from gpuq.ops.spec import clamp_to
+from gpuq.ops.spec import INT8, INT16, UINT8, clamp_to
 from gpuq.ops.unary import UnarySpec
 
 ONE = np.ones(1, np.float32)
@@ -39,6 +39,7 @@ class LeakyReluSpec(UnarySpec):
     """
 
     op: ClassVar[str] = "LEAKY_RELU"
+    dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, UINT8, INT16)
 
     alpha: float
 

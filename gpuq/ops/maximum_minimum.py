@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gpuq.numerics import Rule
 from gpuq.ops.broadcast import BroadcastSpec
-from gpuq.ops.spec import FLOAT32, INT8, INT32, INT64, UINT8
+from gpuq.ops.spec import FLOAT32, INT8, INT16, INT32, INT64, UINT8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class MaximumSpec(BroadcastSpec):
     """The larger of two elements. See BroadcastSpec for the other fields.
 
     Args:
-        dtype: int8, uint8, int32, int64 or float32, of all three tensors.
+        dtype: int8, uint8, int16, int32, int64 or float32, of all three tensors.
     """
 
     op: ClassVar[str] = "MAXIMUM"
@@ -30,7 +30,7 @@ class MaximumSpec(BroadcastSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_dtype("input", self.dtype, INT8, UINT8, INT32, INT64, FLOAT32)
+        self.require_dtype("input", self.dtype, INT8, UINT8, INT16, INT32, INT64, FLOAT32)
 
     @property
     def activation_dtype(self) -> np.dtype[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuq.ops.spec import BOOL, FLOAT32, INT8, INT32, INT64, UINT8, Shape, Spec, shape_text
+from gpuq.ops.spec import BOOL, FLOAT32, INT8, INT16, INT32, INT64, UINT8, Shape, Spec, shape_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,14 +16,14 @@ class MovementSpec(Spec):
 
     Args:
         x_shape: shape of one run.
-        dtype: int8, uint8, int32, int64, bool or float32, of input and output.
+        dtype: int8, uint8, int16, int32, int64, bool or float32, of input and output.
     """
 
     x_shape: Shape
     dtype: np.dtype[Any]
 
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.dtype, INT8, UINT8, INT32, INT64, BOOL, FLOAT32)
+        self.require_dtype("input", self.dtype, INT8, UINT8, INT16, INT32, INT64, BOOL, FLOAT32)
 
     @property
     def activation_dtype(self) -> np.dtype[Any]:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops.spec import FLOAT32, INT8, INT32, INT64, UINT8, Shape, Spec, clamp_to, run_shape
+from gpuq.ops.spec import FLOAT32, INT8, INT16, INT32, INT64, UINT8, Shape, Spec, clamp_to, run_shape
 from gpuq.quant import Quant, round_half_away
 
 
@@ -119,7 +119,7 @@ class ReduceMaxSpec(ReduceSpec):
     """The largest element over some dimensions. See ReduceSpec for the other fields.
 
     Args:
-        dtype: int8, uint8, int32, int64 or float32.
+        dtype: int8, uint8, int16, int32, int64 or float32.
     """
 
     op: ClassVar[str] = "REDUCE_MAX"
@@ -127,7 +127,7 @@ class ReduceMaxSpec(ReduceSpec):
     dtype: np.dtype[Any]
 
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.dtype, INT8, UINT8, INT32, INT64, FLOAT32)
+        self.require_dtype("input", self.dtype, INT8, UINT8, INT16, INT32, INT64, FLOAT32)
         super().__post_init__()
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.numerics import Rule
-from gpuq.ops.spec import BOOL, FLOAT32, INT8, INT32, INT64, UINT8, Shape, Spec, run_shape, shape_text
+from gpuq.ops.spec import BOOL, FLOAT32, INT8, INT16, INT32, INT64, UINT8, Shape, Spec, run_shape, shape_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class SelectV2Spec(Spec):
     Args:
         condition_shape, a_shape, b_shape: shapes of one run; they broadcast by NumPy's rules. a is taken where the
             condition holds.
-        dtype: int8, uint8, int32, int64 or bool, of a, b and the output. Codes are copied.
+        dtype: int8, uint8, int16, int32, int64 or bool, of a, b and the output. Codes are copied.
     """
 
     op: ClassVar[str] = "SELECT_V2"
@@ -33,7 +33,7 @@ class SelectV2Spec(Spec):
     dtype: np.dtype[Any]
 
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.dtype, INT8, UINT8, INT32, INT64, BOOL, FLOAT32)
+        self.require_dtype("input", self.dtype, INT8, UINT8, INT16, INT32, INT64, BOOL, FLOAT32)
         shapes = (self.condition_shape, self.a_shape, self.b_shape)
         try:
             np.broadcast_shapes(*shapes)

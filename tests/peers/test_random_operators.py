@@ -129,11 +129,33 @@ INT16: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
     "PAD_int16": (partial(ops.pad, INT16_ONLY), 10),
     "RESIZE_NEAREST_NEIGHBOR_int16": (partial(ops.resize, "RESIZE_NEAREST_NEIGHBOR", INT16_ONLY), 10),
     "RESHAPE_int16": (partial(ops.reshape, INT16_ONLY), 5),
+    "ABS_int16": (partial(ops.relu, "ABS", INT16_ONLY), 20),
+    "MAXIMUM_int16": (partial(sums.maximum, "MAXIMUM", INT16_ONLY), 5),
+    "SELECT_V2_int16": (partial(sums.select, "SELECT_V2", INT16_ONLY), 5),
+    "TRANSPOSE_int16": (partial(moves.transpose, INT16_ONLY), 5),
+    "STRIDED_SLICE_int16": (partial(moves.strided_slice, INT16_ONLY, masks=False), 5),
+    "SLICE_int16": (partial(moves.slice_, INT16_ONLY), 5),
+    "SPLIT_int16": (partial(moves.split, INT16_ONLY, micro=True), 5),
+    "SPLIT_V_int16": (partial(moves.split_v, INT16_ONLY, micro=True), 5),
+    "UNPACK_int16": (partial(moves.unpack, INT16_ONLY), 5),
+    "PACK_int16": (partial(moves.pack, INT16_ONLY), 5),
+    "BROADCAST_TO_int16": (partial(moves.broadcast_to, INT16_ONLY), 5),
+    "REVERSE_V2_int16": (partial(moves.reverse_v2, INT16_ONLY), 5),
+    "PADV2_int16": (partial(moves.padv2, INT16_ONLY), 5),
 }
 """int16 activations, everywhere."""
 
 LITERT_INT16 = INT16 | {
     "RESIZE_BILINEAR_int16": (partial(ops.resize, "RESIZE_BILINEAR", INT16_ONLY), 20),
+    "SELECT_int16": (partial(sums.select, "SELECT", INT16_ONLY), 5),
+    "REDUCE_MAX_int16": (partial(sums.extreme, "REDUCE_MAX", INT16_ONLY), 5),
+    "REDUCE_MIN_int16": (partial(sums.extreme, "REDUCE_MIN", INT16_ONLY), 5),
+    "GATHER_int16": (partial(moves.gather, INT16_ONLY), 5),
+    "GATHER_ND_int16": (partial(moves.gather_nd, INT16_ONLY), 5),
+    "TILE_int16": (partial(moves.tile, INT16_ONLY), 5),
+    "SPACE_TO_BATCH_ND_int16": (partial(moves.space_to_batch_nd, INT16_ONLY), 5),
+    "BATCH_TO_SPACE_ND_int16": (partial(moves.batch_to_space_nd, INT16_ONLY), 5),
+    "MIRROR_PAD_int16": (partial(moves.mirror_pad, INT16_ONLY), 5),
 }
 
 TFLM: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
@@ -232,10 +254,11 @@ XNNPACK = OPTIMIZED | {
     "BATCH_MATMUL": (sums.batch_matmul, 60),
 }
 
-LITERT |= LITERT_INT16
+LEAKY_RELU = {"LEAKY_RELU_int16": (partial(sums.leaky_relu, INT16_ONLY), 20)}
+LITERT |= LITERT_INT16 | LEAKY_RELU
 LITERT_OPT |= LITERT_INT16
 XNNPACK |= LITERT_INT16
-TFLM |= INT16
+TFLM |= INT16 | LEAKY_RELU
 
 TABLES = {"litert_ref": LITERT, "litert_opt": LITERT_OPT, "xnnpack": XNNPACK, "tflm": TFLM}
 
