@@ -1,12 +1,11 @@
 """Observers: they see a tensor's values batch by batch, and choose the range that its codes will cover.
 
-Each is streaming (one pass, bounded memory), mergeable, and picklable. NumPy and CuPy arrays are both welcome; a CuPy
-array is reduced where it is.
+Each is streaming (one pass, bounded memory), mergeable, and picklable. Arrays on a GPU (CuPy's, torch tensors, ...) are
+reduced where they are, by kernels_cuda/observe.cu, with the same integers.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable
 from typing import Any, Protocol, Self
@@ -14,7 +13,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda.arrays import as_numpy, is_device_array
+from gpuq.cuda.arrays import is_device_array
+from gpuq.cuda.observe import extremes, histogram
 from gpuq.errors import InputTypeError, InputValueError
 from gpuq.quant import Quant
 
@@ -281,12 +281,13 @@ def _extremes(values: Any) -> tuple[float, float, int]:
     """(lowest, highest, number of values); zeros for none."""
     if getattr(values, "dtype", None) is None or values.dtype.kind != "f":
         raise InputTypeError(f"observer: values must be a floating-point array, got {_kind(values)}")
-    if values.size == 0:
+    size = math.prod(values.shape)
+    if size == 0:
         return 0.0, 0.0, 0
-    low, high = float(values.min()), float(values.max())
+    low, high = extremes(values) if is_device_array(values) else (float(values.min()), float(values.max()))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise InputValueError(f"observer: the values hold NaN or Inf (minimum {low}, maximum {high})")
-    return low, high, int(values.size)
+    return low, high, size
 
 
 def _kind(values: Any) -> str:
@@ -313,12 +314,11 @@ def _counted(values: Any, exponent: int, low: float, high: float) -> tuple[int, 
     """(the number of the first bin, counts up to the last): products by powers of two are exact in float64."""
     first = math.floor(math.ldexp(low, -exponent))
     bins = math.floor(math.ldexp(high, -exponent)) - first + 1
+    if is_device_array(values):
+        return first, histogram(values, exponent, first, bins)
     scaled = values.reshape(-1).astype(np.float64)
     scaled *= math.ldexp(1.0, -exponent)
     numbers = (scaled // 1).astype(np.int64) - first
-    if is_device_array(numbers):
-        cupy: Any = importlib.import_module("cupy")
-        return first, as_numpy(cupy.bincount(numbers, minlength=bins)).astype(np.int64)
     return first, np.bincount(numbers, minlength=bins).astype(np.int64)
 
 
