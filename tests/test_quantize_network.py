@@ -217,6 +217,8 @@ def test_keep_int16_takes_the_most_sensitive() -> None:
 def test_graphs_are_taken_too() -> None:
     from_graph = gpuq.quantize_model(read(DIGITS.read_bytes()), [CALIBRATION])
     assert write(from_graph) == write(gpuq.quantize_model(DIGITS, [CALIBRATION]))
+    got = gpuq.load(from_graph, device="cpu")(IMAGES[:5])
+    assert_equal_bits(got, gpuq.load(write(from_graph), device="cpu")(IMAGES[:5]), "a Graph and its file")
 
 
 def test_samples_by_name_and_in_parts() -> None:

@@ -27,7 +27,7 @@ Array = npt.NDArray[Any]
 
 
 def load(
-    model: str | os.PathLike[str] | bytes,
+    model: str | os.PathLike[str] | bytes | Graph,
     *,
     device: str = "auto",
     numerics: str = "litert_ref",
@@ -38,7 +38,7 @@ def load(
     """Loads a .tflite, ready to run.
 
     Args:
-        model: a path, or the file's bytes.
+        model: a path, the file's bytes, or a Graph (as gpuq.quantize_model gives one).
         device: "auto" (a GPU if there is one to use, else the CPU), "cpu", "cuda" or "cuda:N".
         numerics: the runtime whose bits to give: "litert_ref" (LiteRT's reference kernels), "litert_opt" (its
             optimized x86 kernels), "xnnpack" (its default interpreter), "tflm" (TFLite Micro) or "single" (builds that
@@ -60,14 +60,17 @@ def load(
     >>> gpuq.load("model.tflite")(np.zeros((8, 224, 224, 3), np.uint8)).shape  # doctest: +SKIP
     (8, 1001)
     """
-    if isinstance(model, bytes | bytearray | memoryview):
+    content: bytes | Graph
+    if isinstance(model, Graph):
+        content, name = model, "model"
+    elif isinstance(model, bytes | bytearray | memoryview):
         content, name = bytes(model), "model"
     else:
         path = Path(model)
         content, name = path.read_bytes(), path.name
     chosen = resolve_device(device)
     try:
-        graph = read(content, limits)
+        graph = content if isinstance(content, Graph) else read(content, limits)
         return Model(plan_program(graph, chosen, numerics, fuse=fuse), memory_limit)
     except ModelError as error:
         error.args = (f"{name}: {error}",)
