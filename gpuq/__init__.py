@@ -30,10 +30,13 @@ from gpuq.operators import (
     plan_fully_connected,
     plan_requantize,
     quantize,
+    quantize_bias,
+    quantize_weights,
     requantize,
+    round_trip_error,
 )
 from gpuq.ptq.quantize import quantize_model
-from gpuq.quant import Quant, RoundTripError, quantize_bias, quantize_weights, round_trip_error
+from gpuq.quant import Quant, RoundTripError
 
 try:
     __version__ = version("gpuq")

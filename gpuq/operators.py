@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import cpu
+from gpuq import quant as affine
 from gpuq.cpu.blas import single_threaded
 from gpuq.cuda import arrays
 from gpuq.cuda.affine import affine_on_device
@@ -30,7 +31,7 @@ from gpuq.ops.spec import INT16, INT32, INT64, Spec, shape_text
 from gpuq.ops.window import Window2d
 from gpuq.plan import Plan
 from gpuq.profiles import resolve
-from gpuq.quant import Quant
+from gpuq.quant import Quant, RoundTripError
 from gpuq.quant import dequantize as dequantize_numpy
 from gpuq.quant import quantize as quantize_numpy
 from gpuq.ranges import annotate
@@ -464,6 +465,50 @@ def quantize(values: Any, quant: Quant, *, narrow_range: bool = False, out: Any 
     if not arrays.is_device_array(values):
         return _filled("quantize", out, stream, quantize_numpy(values, quant, narrow_range=narrow_range))
     return affine_on_device("quantize", values, quant, narrow_range=narrow_range, out=out, stream=stream)
+
+
+def quantize_weights(
+    weights: Any,
+    *,
+    axis: int | None = 0,
+    symmetric: bool = True,
+    dtype: npt.DTypeLike = "int8",
+    bits: int = 8,
+) -> tuple[Any, Quant]:
+    """Weights to codes by their own minima and maxima; see gpuq.quant.quantize_weights for the arguments.
+
+    On a GPU: float32, C-contiguous; the codes stay there. Waits for the GPU, for the scales are known on the host.
+
+    Returns:
+        (codes, quant).
+    """
+    if not arrays.is_device_array(weights):
+        return affine.quantize_weights(weights, axis=axis, symmetric=symmetric, dtype=dtype, bits=bits)
+    host = arrays.as_numpy(weights)
+    _, quant = affine.quantize_weights(host, axis=axis, symmetric=symmetric, dtype=dtype, bits=bits)
+    return affine_on_device("quantize", weights, quant, narrow_range=symmetric), quant
+
+
+def quantize_bias(bias: Any, x_quant: Quant, w_quant: Quant, *, dtype: npt.DTypeLike = "int32") -> tuple[Any, Quant]:
+    """A bias to codes of scale x_scale * w_scale[o]; see gpuq.quant.quantize_bias.
+
+    Of a vector on a GPU the codes are computed on the host, in float64, and copied back.
+
+    Returns:
+        (codes, quant).
+    """
+    if not arrays.is_device_array(bias):
+        return affine.quantize_bias(bias, x_quant, w_quant, dtype=dtype)
+    array = arrays.as_cupy(bias)
+    codes, quant = affine.quantize_bias(arrays.as_numpy(array), x_quant, w_quant, dtype=dtype)
+    copied = empty_array(launcher(int(array.device.id)), codes.shape, codes.dtype)
+    copied.set(codes)
+    return arrays.like(bias, copied), quant
+
+
+def round_trip_error(values: Any, quant: Quant) -> RoundTripError:
+    """Statistics of values - dequantize(quantize(values)); see gpuq.quant.round_trip_error. Of a copy on the host."""
+    return affine.round_trip_error(arrays.as_numpy(values) if arrays.is_device_array(values) else values, quant)
 
 
 def dequantize(codes: Any, quant: Quant, *, out: Any = None, stream: Any = None) -> Any:

@@ -320,3 +320,42 @@ def test_arguments_of_launches(gpu: FakeCupy) -> None:
     refused(InputValueError, "argument 0 has strides", Pointer(array[:, ::2]))
     refused(InputValueError, "grid.x is 0; it must be 1 to", grid=(0, 1, 1))
     refused(InputValueError, "grid.y is 65536; it must be 1 to 65535", grid=(1, 65536, 1))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"axis": None}, {"axis": 3, "bits": 4}, {"dtype": "uint8", "symmetric": False}]
+)
+def test_weights_on_a_gpu(gpu: FakeCupy, rng: np.random.Generator, settings: dict[str, Any]) -> None:
+    weights = rng.normal(size=(5, 3, 3, 4)).astype(np.float32)
+    want, want_quant = gpuq.quantize_weights(weights, **settings)
+    got, quant = gpuq.quantize_weights(gpu.asarray(weights), **settings)
+    assert isinstance(got, fake_cupy.ndarray)
+    assert quant == want_quant
+    assert_equal_bits(got.get(), want, settings)
+
+
+def test_biases_and_errors_on_a_gpu(gpu: FakeCupy, rng: np.random.Generator) -> None:
+    bias, quants = rng.normal(size=6).astype(np.float32), (Quant(0.1, 3), Quant(rng.uniform(0.01, 0.1, 6), 0, 0))
+    want, want_quant = gpuq.quantize_bias(bias, *quants)
+    got, quant = gpuq.quantize_bias(gpu.asarray(bias), *quants)
+    assert isinstance(got, fake_cupy.ndarray)
+    assert quant == want_quant
+    assert_equal_bits(got.get(), want, quants)
+    values = rng.normal(size=(7, 3)).astype(np.float32)
+    assert gpuq.round_trip_error(gpu.asarray(values), quants[0]) == gpuq.round_trip_error(values, quants[0])
+
+
+@pytest.mark.parametrize("name", ["minmax", "percentile:99", "mse"])
+def test_observers_of_arrays_on_a_gpu(gpu: FakeCupy, rng: np.random.Generator, name: str) -> None:
+    from gpuq.ptq.observers import observer
+
+    host, device = observer(name), observer(name)
+    for size in (3000, 1, 700):
+        values = (rng.normal(size=size) * size).astype(np.float32)
+        host.update(values)
+        device.update(gpu.asarray(values))
+    assert device.range() == host.range()
+    with pytest.raises(InputValueError, match="NaN or Inf"):
+        device.update(gpu.asarray(np.array([1, np.nan], np.float32)))
+    with pytest.raises(InputTypeError, match="float32 on a GPU"):
+        device.update(gpu.asarray(np.zeros(3, np.float64)))

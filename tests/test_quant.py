@@ -457,3 +457,16 @@ def test_quant_is_a_value() -> None:
 def test_quant_refuses(arguments: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         Quant(**arguments)
+
+
+@pytest.mark.parametrize(("bits", "highest"), [(4, 7), (2, 1)])
+def test_weights_of_few_bits(bits: int, highest: int, seed: int) -> None:
+    """Codes reach both ends of the symmetric range; the scale is the largest magnitude over the highest code."""
+    weights = np.random.default_rng(seed).normal(size=(6, 50)).astype(np.float32)
+    codes, quant = quantize_weights(weights, bits=bits)
+    assert codes.dtype == np.int8
+    assert np.abs(codes).max(axis=1).tolist() == [highest] * 6
+    assert np.array_equal(quant.scales, (np.abs(weights).max(axis=1).astype(np.float64) / highest).astype(np.float32))
+    assert np.abs(quant.dequantize(codes) - weights).max() <= quant.scales.max() * 0.5001
+    with pytest.raises(InputValueError, match="bits=3 of int8 must be 8, or 4 or 2"):
+        quantize_weights(weights, bits=3)
