@@ -54,6 +54,13 @@ def test_counts_are_added(launcher: HostLauncher) -> None:
     assert counts.tolist() == [8, 1, 2]
 
 
+def test_negative_values_that_vanish_as_they_are_scaled(launcher: HostLauncher) -> None:
+    x, counts = np.array([1e30, -1e-44], np.float32), np.zeros(2, np.uint64)
+    memory = {"x": Pointer(x), "counts": Pointer(counts)}
+    launcher.launch(histogram_launch(2, 100, -1, 2).bound(memory))
+    assert counts.tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_shows(launcher: HostLauncher, value: float) -> None:
     x = np.array([1, value, -1], np.float32)

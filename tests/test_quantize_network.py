@@ -69,6 +69,9 @@ def test_every_mode_and_interface(mode: str, interface: str) -> None:
     dtype = "float32" if interface == "float" else interface
     assert {graph.tensors[index].dtype.name for index in (*graph.inputs, *graph.outputs)} == {dtype}
     assert [signature.key for signature in graph.signatures] == ["serving_default"]
+    layers = {node.spec.activation_dtype for node in graph.nodes if node.spec.has_weights}
+    wanted = MODES[mode].activations
+    assert layers == {np.dtype(F) if wanted is None else wanted}
     assert_litert_agrees(graph, IMAGES[::30], f"{mode}, {interface}")
 
 
@@ -179,6 +182,23 @@ def test_fixed_scales_meet_others_by_conversion() -> None:
     assert np.abs(got - exact).max() < 0.1
 
 
+@pytest.mark.parametrize("mode", ["int8", "uint8", "int16x8"])
+@pytest.mark.parametrize("op", ["LOGISTIC", "TANH", "SOFTMAX", "L2_NORMALIZATION"])
+def test_scales_that_kernels_fix(mode: str, op: str) -> None:
+    """Where LiteRT has the operator in this dtype, it takes the scale that it was given."""
+    network = Network()
+    x = network.tensor(TensorDef((1, 6), F, name="x"))
+    kinds = {"SOFTMAX": options("SoftmaxOptionsT", beta=1.0), "L2_NORMALIZATION": options("L2NormOptionsT")}
+    content = network.build([x], [network.operator(op, [x], TensorDef((1, 6), F, name="y"), kinds.get(op))])
+    values = np.random.default_rng(1).normal(size=(30, 6)).astype(F)
+    result = quantize_with(Settings(mode=mode), parse(content), [values])
+    lacking = {("int16x8", "L2_NORMALIZATION"), ("int16x8", "TANH")}
+    assert bool(result.left_float) == ((mode, op) in lacking)
+    if not result.left_float:
+        got = assert_litert_agrees(result.graph, values, f"{op}, {mode}")
+        assert np.abs(got - gpuq.load(content, device="cpu")(values)).max() < 0.05
+
+
 def test_equalization_changes_no_result_and_evens_ranges(material: Path) -> None:
     raw = parse((material / "models" / "mlperf_tiny" / "resnet8_cifar10_float.tflite").read_bytes())
     # One channel of a layer a thousand times the others, undone in the next.
@@ -190,6 +210,64 @@ def test_equalization_changes_no_result_and_evens_ranges(material: Path) -> None
     want, got = (gpuq.load(write(each), device="cpu")(x) for each in (graph, other))
     # Powers of two: every product is the same to the last bit.
     assert_equal_bits(got, want, (first.name, second.name))
+
+
+def two_layers(rng: np.random.Generator, stretch: np.ndarray) -> bytes:
+    """CONV_2D with RELU, then another: channels between them scaled by `stretch`, which changes no result."""
+    channels = stretch.size
+    network = Network()
+    x = network.tensor(TensorDef((1, 6, 6, 3), F, name="x"))
+    first, second = rng.normal(size=(channels, 3, 3, 3)), rng.normal(size=(4, 1, 1, channels))
+    bias = rng.normal(size=channels) * 0.1
+    conv = options(
+        "Conv2DOptionsT",
+        padding=0,
+        strideH=1,
+        strideW=1,
+        dilationHFactor=1,
+        dilationWFactor=1,
+        fusedActivationFunction=1,
+    )
+    last = options("Conv2DOptionsT", padding=0, strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1)
+    w1 = network.tensor(TensorDef(first.shape, F, data=(first * stretch[:, None, None, None]).astype(F)))
+    b1 = network.tensor(TensorDef((channels,), F, data=(bias * stretch).astype(F)))
+    w2 = network.tensor(TensorDef(second.shape, F, data=(second / stretch).astype(F)))
+    b2 = network.tensor(TensorDef((4,), F, data=np.zeros(4, F)))
+    a = network.operator("CONV_2D", [x, w1, b1], TensorDef((1, 6, 6, channels), F, name="a"), conv)
+    y = network.operator("CONV_2D", [a, w2, b2], TensorDef((1, 6, 6, 4), F, name="y"), last)
+    return network.build([x], [y])
+
+
+def outputs_of(content: bytes, x: np.ndarray, **settings: Any) -> np.ndarray:
+    return np.asarray(gpuq.load(gpuq.quantize_model(content, [x], **settings), device="cpu")(x))
+
+
+def test_equalization_saves_weights_with_one_scale(seed: int) -> None:
+    """Channels that differ by a thousand leave one scale per tensor nothing to work with."""
+    rng = np.random.default_rng(seed)
+    content = two_layers(rng, 2.0 ** rng.permutation(np.linspace(-5, 5, 12).round()))
+    x = rng.uniform(0, 1, (20, 6, 6, 3)).astype(F)
+    exact = gpuq.load(content, device="cpu")(x)
+    plain, equal = (
+        sqnr_db([exact], [outputs_of(content, x, per_tensor=True, equalize=each)]) for each in (False, True)
+    )
+    assert equal > plain + 6, f"{plain:.1f} dB became {equal:.1f} dB, seed {seed}"
+
+
+def test_bias_correction_takes_the_mean_error_away(seed: int) -> None:
+    """With int4 weights and inputs that are all positive, rounding shifts every channel."""
+    rng = np.random.default_rng(seed)
+    content = two_layers(rng, np.ones(8))
+    x = rng.uniform(0.5, 1, (40, 6, 6, 3)).astype(F)
+    exact = gpuq.load(content, device="cpu")(x)
+
+    def shift(**settings: Any) -> float:
+        got = outputs_of(content, x, mode="int4-weights", **settings)
+        # Inside the border, where every tap sees the image.
+        return float(np.abs((got - exact)[:, 1:-1, 1:-1].mean(axis=(0, 1, 2))).mean())
+
+    plain, corrected = shift(), shift(bias_correction=True)
+    assert corrected < plain / 2, f"{plain} became {corrected}, seed {seed}"
 
 
 def test_a_bias_beyond_int32_widens_the_weights() -> None:

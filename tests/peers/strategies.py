@@ -514,7 +514,8 @@ def fully_connected(
     w = source.codes((units, depth), w_dtype, w_zp)
     w = w >> (8 - bits)
     int64_sums = dtype == "int16" and (bias_mode == "none" or source.flag("int64_bias"))
-    limit = XNNPACK_LARGEST if xnnpack else 2.0**18
+    # int64 sums in TFLite Micro go by V3, whose factors end at 2^7.
+    limit = XNNPACK_LARGEST if xnnpack else 2.0**6 if int64_sums else 2.0**18
     drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel, bias_mode, limit, True, int64_sums)
     inputs: list[TensorDef | None] = [
         TensorDef(sample, dtype, drawn.x_scale, in_zp),
