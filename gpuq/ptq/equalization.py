@@ -86,7 +86,7 @@ def _pairs(raw: RawModel) -> Iterator[tuple[RawOperator, RawOperator]]:
                 if (
                     second.inputs[data_input(second)] == index
                     and _channels_match(raw, first, second, index)
-                    and not any(len(readers.get(constant, ())) > 1 for constant in _constants(second))
+                    and not any(len(readers.get(number, ())) > 1 for number in _constants(second))
                 ):
                     yield first, second
                 break

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from gpuq.cuda.arrays import is_device_array
 from gpuq.cuda.observe import extremes, histogram
 from gpuq.errors import InputTypeError, InputValueError
 from gpuq.quant import Quant
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11
 
 Range = tuple[float, float]
 

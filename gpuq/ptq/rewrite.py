@@ -7,7 +7,7 @@ version that its producer gives is its home; the others are converted from it, o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -470,12 +470,3 @@ def _bytes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """An array as little-endian bytes."""
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     return np.frombuffer(little.tobytes(), np.uint8)
-
-
-def operators_to_quantize(raw: RawModel, dtype: Dtype, leave: Sequence[int] = ()) -> dict[int, Dtype]:
-    """All operators that can be quantized, but these."""
-    return {
-        operator.index: dtype
-        for operator in raw.operators
-        if operator.index not in leave and can_quantize(raw, operator)
-    }
