@@ -26,6 +26,7 @@ from tests.compare import assert_equal_bits
 
 from . import strategies as ops
 from . import strategies_arithmetic as sums
+from . import strategies_dynamic_range as dynamic
 from . import strategies_movement as moves
 from .runtimes import PEERS, PeerRefused, run_samples
 from .strategies import INT8_ONLY, INT16_ONLY, Case
@@ -254,10 +255,14 @@ XNNPACK = OPTIMIZED | {
     "BATCH_MATMUL": (sums.batch_matmul, 60),
 }
 
+DYNAMIC_RANGE: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
+    f"{op}_dynamic_range": (partial(dynamic.hybrid, op), 60)
+    for op in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+}
 LEAKY_RELU = {"LEAKY_RELU_int16": (partial(sums.leaky_relu, INT16_ONLY), 20)}
-LITERT |= LITERT_INT16 | LEAKY_RELU
-LITERT_OPT |= LITERT_INT16
-XNNPACK |= LITERT_INT16
+LITERT |= LITERT_INT16 | DYNAMIC_RANGE | LEAKY_RELU
+LITERT_OPT |= LITERT_INT16 | DYNAMIC_RANGE
+XNNPACK |= LITERT_INT16 | DYNAMIC_RANGE
 TFLM |= INT16 | LEAKY_RELU
 
 TABLES = {"litert_ref": LITERT, "litert_opt": LITERT_OPT, "xnnpack": XNNPACK, "tflm": TFLM}
