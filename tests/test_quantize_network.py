@@ -98,6 +98,18 @@ def test_settings(settings: dict[str, Any]) -> None:
     assert sqnr_db([exact], [outputs]) > 15
 
 
+@pytest.mark.parametrize("profile", ["litert_opt", "xnnpack", "tflm"])
+@pytest.mark.parametrize(("mode", "interface"), [("int8", "int8"), ("int8", "float"), ("int16x8", "int16")])
+def test_other_runtimes_run_the_files(profile: str, mode: str, interface: str) -> None:
+    graph = gpuq.quantize_model(DIGITS, [CALIBRATION], mode=mode, input_output=interface)
+    taken = graph.tensors[graph.inputs[0]].quant
+    x = IMAGES[::40] if taken is None else taken.quantize(IMAGES[::40])
+    content = write(graph)
+    peer = PEERS[profile](content)
+    want = np.concatenate([peer.run([x[i : i + 1]]).outputs[0] for i in range(len(x))])
+    assert_equal_bits(gpuq.load(content, device="cpu", numerics=profile)(x), want, f"{mode}, {interface}, {profile}")
+
+
 def test_accuracy_is_that_of_float() -> None:
     """Within 0.2 points for int8 per channel, and not below the TensorFlow converter's file."""
     exact = accuracy(gpuq.load(DIGITS, device="cpu")(IMAGES))
