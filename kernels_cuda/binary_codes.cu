@@ -1,4 +1,4 @@
-// Two tensors of 8-bit codes, with broadcasting: ADD, SUB and MUL, or any operator by a table.
+// Two tensors of codes, with broadcasting: ADD, SUB and MUL, or any operator on 8-bit codes by a table.
 //
 //   y = clamp(zp_y + requantize(a[code_a] OP b[code_b]))        y = pairs[256 * byte_a + byte_b]
 //
@@ -8,55 +8,59 @@
 // that is the case for both operands of a product and for a sum's operand with the larger scale.
 //
 // Tensors are walked as rows of neighbouring codes, a row for each index of up to 6 outer dimensions. A
-// thread makes CODES neighbouring codes of a row. Strides are in bytes, 0 where a tensor is broadcast.
+// thread makes COUNT neighbouring codes of a row. Strides are in bytes, 0 where a tensor is broadcast.
 
 #include "epilogue.cuh"
 
-// OPERATION    OPERATION_SUM, _PRODUCT: what OP is; OPERATION_PAIR: a_table points to `pairs`, bytes
-// A_TABLE      1: a is a table of 256 values by the code's byte; 0: a_scale * code + a_offset
+// OPERATION    OPERATION_SUM, _PRODUCT: what OP is; OPERATION_PAIR: a_table points to `pairs`, bytes;
+//              OPERATION_MAX, _MIN: the larger or smaller code itself
+// A_TABLE      1: a is a table of values by the code's bits, of int16 too long for shared memory; 0: a_scale
+// *
+//              code + a_offset
 // B_TABLE      the same of b
 // A_STEP       1: a's codes lie side by side in a row; 0: a row has one code
 // B_STEP       the same of b
 // DIMENSIONS   outer dimensions that are walked, 0 to 6; the others have size 1
-// VEC          bytes of one load and store, 16 or 4, of which all addresses are multiples; 1: any address
+// VEC          codes of one load and store, 16, 8 or 4, of which all addresses are multiples; 1: any address
 // THREADS      of a block
 // and those of epilogue.cuh
 
 #define OPERATION_SUM 0
 #define OPERATION_PRODUCT 1
 #define OPERATION_PAIR 2
+#define OPERATION_MAX 3
+#define OPERATION_MIN 4
 
-#define CODES (VEC < 4 ? 4 : VEC)
-#define WORDS (CODES / 4)
+#define COUNT (VEC < 4 ? 4 : VEC)
+#define FOURS (COUNT / 4)
+#define TABLES_IN_SHARED (X_BITS == 8 && (A_TABLE || B_TABLE))
 
-#if VEC == 16
-typedef int4 Chunk;
+// As many codes as a thread loads and stores at once.
+struct __align__(sizeof(Codes) * FOURS) Chunk {
+  Codes fours[FOURS];
+};
+
+// Four times the same code.
+__device__ __forceinline__ Codes repeated(const unsigned char* source) {
+#if X_BITS == 16
+  const unsigned two = *reinterpret_cast<const unsigned short*>(source) * 0x00010001u;
+  return make_uint2(two, two);
 #else
-typedef int Chunk;
+  return source[0] * 0x01010101u;
 #endif
+}
 
-// The first `count` of CODES codes, as words; one code for all of them where STEP is 0.
+// The first `count` of COUNT codes; one code for all of them where STEP is 0.
 template <int STEP>
-__device__ __forceinline__ void load_row(int words[WORDS], const unsigned char* source, int count) {
-  if (STEP == 0) {
-    const int four = wrapping_multiply(source[0], 0x01010101);
+__device__ __forceinline__ Chunk load_row(const unsigned char* source, int count) {
+  if (STEP == 1 && VEC > 1 && count == COUNT) return *reinterpret_cast<const Chunk*>(source);
+  Chunk chunk;
 #pragma unroll
-    for (int w = 0; w < WORDS; ++w) words[w] = four;
-  } else if (VEC > 1 && count == CODES) {
-    const Chunk chunk = *reinterpret_cast<const Chunk*>(source);
-#pragma unroll
-    for (int w = 0; w < WORDS; ++w) words[w] = reinterpret_cast<const int*>(&chunk)[w];
-  } else {
-#pragma unroll
-    for (int w = 0; w < WORDS; ++w) {
-      unsigned word = 0;
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (4 * w + i < count) word |= static_cast<unsigned>(source[4 * w + i]) << (8 * i);
-      }
-      words[w] = static_cast<int>(word);
-    }
+  for (int four = 0; four < FOURS; ++four) {
+    chunk.fours[four] =
+        STEP == 0 ? repeated(source) : load_codes(source + 4 * CODE_BYTES * four, count - 4 * four, false);
   }
+  return chunk;
 }
 
 // row: codes of a row, chunks: ceil(row / CODES). threads: chunks times all outer sizes. Dimension 0 is the
@@ -70,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                  long long b_0, long long b_1, long long b_2, long long b_3, long long b_4, long long b_5,
                  long long y_0, long long y_1, long long y_2, long long y_3, long long y_4, long long y_5,
                  int zero_point, int act_min, int act_max) {
-#if A_TABLE || B_TABLE
+#if TABLES_IN_SHARED
   SHARED(int, tables, [256 * (A_TABLE + B_TABLE)]);
   for (int i = static_cast<int>(threadIdx.x); i < 256; i += THREADS) {
 #if A_TABLE
@@ -84,8 +88,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int* const a_values = tables;
   const int* const b_values = tables + 256 * A_TABLE;
 #elif OPERATION != OPERATION_PAIR
-  const int* const a_values = nullptr;
-  const int* const b_values = nullptr;
+  const int* const a_values = a_table;
+  const int* const b_values = b_table;
 #endif
 
   const long long thread = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
@@ -93,18 +97,18 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   int first;
   int rest = static_cast<int>(thread);
   if (DIMENSIONS == 0) {
-    first = rest * CODES;
+    first = rest * COUNT;
   } else {
-    first = rest % chunks * CODES;
+    first = rest % chunks * COUNT;
     rest /= chunks;
   }
   const int sizes[6] = {size_0, size_1, size_2, size_3, size_4, 0};
   const long long a_strides[6] = {a_0, a_1, a_2, a_3, a_4, a_5};
   const long long b_strides[6] = {b_0, b_1, b_2, b_3, b_4, b_5};
   const long long y_strides[6] = {y_0, y_1, y_2, y_3, y_4, y_5};
-  const unsigned char* a_codes = a + A_STEP * static_cast<long long>(first);
-  const unsigned char* b_codes = b + B_STEP * static_cast<long long>(first);
-  unsigned char* target = y + first;
+  const unsigned char* a_codes = a + A_STEP * CODE_BYTES * static_cast<long long>(first);
+  const unsigned char* b_codes = b + B_STEP * CODE_BYTES * static_cast<long long>(first);
+  unsigned char* target = y + CODE_BYTES * static_cast<long long>(first);
 #pragma unroll
   for (int d = 0; d < DIMENSIONS; ++d) {
     const int index = d + 1 == DIMENSIONS ? rest : rest % sizes[d];
@@ -114,51 +118,58 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     target += index * y_strides[d];
   }
 
-  const int count = row - first < CODES ? row - first : CODES;
-  int a_words[WORDS], b_words[WORDS];
-  load_row<A_STEP>(a_words, a_codes, count);
-  load_row<B_STEP>(b_words, b_codes, count);
+  const int count = row - first < COUNT ? row - first : COUNT;
+  const Chunk a_chunk = load_row<A_STEP>(a_codes, count);
+  const Chunk b_chunk = load_row<B_STEP>(b_codes, count);
 #if OPERATION == OPERATION_PAIR
   const unsigned char* const pairs = reinterpret_cast<const unsigned char*>(a_table);
 #else
   const Factor factor = factors[0];
   const Factor four_factors[4] = {factor, factor, factor, factor};
 #endif
-  int out[WORDS];
+  Chunk out;
 #pragma unroll
-  for (int w = 0; w < WORDS; ++w) {
+  for (int four = 0; four < FOURS; ++four) {
+    const Codes a_four = a_chunk.fours[four];
+    const Codes b_four = b_chunk.fours[four];
 #if OPERATION == OPERATION_PAIR
     unsigned codes = 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const unsigned first_byte = static_cast<unsigned>(a_words[w]) >> (8 * i) & 255;
-      const unsigned second_byte = static_cast<unsigned>(b_words[w]) >> (8 * i) & 255;
-      codes |= static_cast<unsigned>(pairs[256 * first_byte + second_byte]) << (8 * i);
+      codes |= static_cast<unsigned>(pairs[256 * bits_of(a_four, i) + bits_of(b_four, i)]) << (8 * i);
     }
-    out[w] = static_cast<int>(codes);
+    out.fours[four] = codes;
 #else
     int values[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const int value_a = value_of<A_TABLE>(a_words[w], i, a_values, a_scale, a_offset);
-      const int value_b = value_of<B_TABLE>(b_words[w], i, b_values, b_scale, b_offset);
-      values[i] = OPERATION == OPERATION_PRODUCT ? wrapping_multiply(value_a, value_b)
-                                                 : wrapping_add(value_a, value_b);
+      const int value_a = value_of<A_TABLE>(a_four, i, a_values, a_scale, a_offset);
+      const int value_b = value_of<B_TABLE>(b_four, i, b_values, b_scale, b_offset);
+#if OPERATION == OPERATION_SUM
+      values[i] = wrapping_add(value_a, value_b);
+#elif OPERATION == OPERATION_PRODUCT
+      values[i] = wrapping_multiply(value_a, value_b);
+#elif OPERATION == OPERATION_MAX
+      values[i] = value_a > value_b ? value_a : value_b;
+#else
+      values[i] = value_a < value_b ? value_a : value_b;
+#endif
     }
-    out[w] = static_cast<int>(codes_of(values, four_factors, zero_point, act_min, act_max));
+#if OPERATION == OPERATION_MAX || OPERATION == OPERATION_MIN
+    out.fours[four] = pack_saturated(values[0], values[1], values[2], values[3]);
+#else
+    out.fours[four] = codes_of(values, four_factors, zero_point, act_min, act_max);
+#endif
 #endif
   }
 #if VEC > 1
-  if (count == CODES) {
-    Chunk chunk;
-#pragma unroll
-    for (int w = 0; w < WORDS; ++w) reinterpret_cast<int*>(&chunk)[w] = out[w];
-    *reinterpret_cast<Chunk*>(target) = chunk;
+  if (count == COUNT) {
+    *reinterpret_cast<Chunk*>(target) = out;
     return;
   }
 #endif
 #pragma unroll
-  for (int w = 0; w < WORDS; ++w) {
-    store_codes(target + 4 * w, static_cast<unsigned>(out[w]), count - 4 * w, false);
+  for (int four = 0; four < FOURS; ++four) {
+    store_codes(target + 4 * CODE_BYTES * four, out.fours[four], count - 4 * four, false);
   }
 }

@@ -10,19 +10,20 @@
 
 #pragma once
 
-#include "portable.cuh"
+#include "codes.cuh"
 #include "requantize.cuh"
 
 // RULE         see requantize.cuh
-// X_UNSIGNED   1: codes are uint8, of x and of y; 0: int8
 // CLAMP        0: [act_min, act_max] is the whole range of the codes, so that saturation clamps
 // FUSED_SUM    1: an ADD or SUB follows, with
 //                SUM_RULE, SUM_CLAMP         its rule, and whether its activation leaves out codes
 //                SUM_A_TABLE, SUM_B_TABLE    A_TABLE and B_TABLE of binary_codes.cu
 // FUSED_MAP    1: a table of 256 codes follows
+// Both are of 8-bit codes alone. And those of codes.cuh, for x and for y.
 
 typedef typename Requantize<RULE>::Factor Factor;
 
+#if X_BITS == 8
 // x as signed or unsigned bytes, w as signed ones.
 __device__ __forceinline__ int multiply_add(int x, int w, int acc) {
 #if X_UNSIGNED
@@ -34,6 +35,7 @@ __device__ __forceinline__ int multiply_add(int x, int w, int acc) {
 
 // acc plus the four bytes of x.
 __device__ __forceinline__ int add_bytes(int x, int acc) { return multiply_add(x, 0x01010101, acc); }
+#endif
 
 // Sums wrap modulo 2^32 as in the runtimes: dp4a wraps, everything else is computed as unsigned.
 __device__ __forceinline__ int wrapping_add(int a, int b) {
@@ -43,7 +45,8 @@ __device__ __forceinline__ int wrapping_multiply(int a, int b) {
   return static_cast<int>(static_cast<unsigned>(a) * static_cast<unsigned>(b));
 }
 
-__device__ __forceinline__ int clamped_code(int sum, Factor factor, int zero_point, int act_min,
+template <class Sum>
+__device__ __forceinline__ int clamped_code(Sum sum, Factor factor, int zero_point, int act_min,
                                             int act_max) {
   int code = Requantize<RULE>::apply(sum, factor, zero_point);
 #if CLAMP
@@ -53,35 +56,17 @@ __device__ __forceinline__ int clamped_code(int sum, Factor factor, int zero_poi
   return code;
 }
 
-// Four codes, saturated, the first in the lowest byte.
-__device__ __forceinline__ unsigned pack_saturated(int code0, int code1, int code2, int code3) {
-#if X_UNSIGNED
-  return pack_saturated_u8(code0, code1, code2, code3);
-#else
-  return pack_saturated_s8(code0, code1, code2, code3);
-#endif
-}
-
-// Code i of a word of codes, as its value.
-__device__ __forceinline__ int code_of(int word, int i) {
-#if X_UNSIGNED
-  return static_cast<int>(prmt(word, 0, 0x4440 + i));
-#else
-  return static_cast<int>(prmt(word, 0, 0x8880 + 0x1111 * i));
-#endif
-}
-
-// What one operand of a sum or product is worth for byte i of a word of codes: by a table, or scale * code +
-// offset.
+// What one operand of a sum or product is worth for code i: by a table, or scale * code + offset.
 template <int TABLE>
-__device__ __forceinline__ int value_of(int word, int i, const int* table, int scale, int offset) {
-  if (TABLE) return table[static_cast<unsigned>(word) >> (8 * i) & 255];
-  return wrapping_add(wrapping_multiply(code_of(word, i), scale), offset);
+__device__ __forceinline__ int value_of(Codes codes, int i, const int* table, int scale, int offset) {
+  if (TABLE) return table[bits_of(codes, i)];
+  return wrapping_add(wrapping_multiply(code_of(codes, i), scale), offset);
 }
 
-// The codes of four sums, the first in the lowest byte.
-__device__ __forceinline__ unsigned codes_of(const int sums[4], const Factor factors[4], int zero_point,
-                                             int act_min, int act_max) {
+// The codes of four sums.
+template <class Sum>
+__device__ __forceinline__ Codes codes_of(const Sum sums[4], const Factor factors[4], int zero_point,
+                                          int act_min, int act_max) {
   int codes[4];
 #pragma unroll
   for (int c = 0; c < 4; ++c) codes[c] = clamped_code(sums[c], factors[c], zero_point, act_min, act_max);
@@ -93,7 +78,6 @@ __device__ __forceinline__ unsigned codes_of(const int sums[4], const Factor fac
 //   a_scale, a_offset, b_scale, b_offset, zero point, act_min, act_max, 0,   factor (4),   tables
 #define FUSED_FACTOR 8
 #define FUSED_TABLES 12
-#endif
 
 // What is stored in place of `COUNT` codes, the first in the lowest byte; residual: theirs, likewise.
 template <int COUNT>
@@ -106,9 +90,8 @@ __device__ __forceinline__ unsigned fused_codes(unsigned codes, unsigned residua
   int sums[4] = {0, 0, 0, 0};
 #pragma unroll
   for (int i = 0; i < COUNT; ++i) {
-    const int sum =
-        wrapping_add(value_of<SUM_A_TABLE>(static_cast<int>(codes), i, a_table, fused[0], fused[1]),
-                     value_of<SUM_B_TABLE>(static_cast<int>(residual), i, b_table, fused[2], fused[3]));
+    const int sum = wrapping_add(value_of<SUM_A_TABLE>(codes, i, a_table, fused[0], fused[1]),
+                                 value_of<SUM_B_TABLE>(residual, i, b_table, fused[2], fused[3]));
     sums[i] = Requantize<SUM_RULE>::apply(sum, factor, fused[4]);
 #if SUM_CLAMP
     sums[i] = sums[i] < fused[5] ? fused[5] : sums[i];
@@ -133,43 +116,17 @@ __device__ __forceinline__ unsigned fused_codes(unsigned codes, unsigned residua
 #endif
   return codes;
 }
+#endif
 
-// One code, saturated.
-__device__ __forceinline__ unsigned char saturated_byte(int code) {
-  return static_cast<unsigned char>(pack_saturated(code, 0, 0, 0));
-}
-
-// Writes the first `count` codes; as one word if the caller knows that target is a multiple of 4 and count 4.
-__device__ __forceinline__ void store_codes(unsigned char* target, unsigned codes, int count, bool as_word) {
-  if (as_word) {
-    *reinterpret_cast<unsigned*>(target) = codes;
-    return;
-  }
-#pragma unroll
-  for (int c = 0; c < 4; ++c) {
-    if (c < count) target[c] = static_cast<unsigned char>(codes >> (8 * c));
-  }
-}
-
-// The first `count` codes at source as a word; one load if the caller knows that source is a multiple of 4
-// and count 4.
-__device__ __forceinline__ unsigned load_codes(const unsigned char* source, int count, bool as_word) {
-  if (as_word) return *reinterpret_cast<const unsigned*>(source);
-  unsigned word = 0;
-#pragma unroll
-  for (int c = 0; c < 4; ++c) {
-    if (c < count) word |= static_cast<unsigned>(source[c]) << (8 * c);
-  }
-  return word;
-}
-
-// What is stored in place of four codes; residual: where theirs lie, if there is a sum; count, as_word: see
+// What is stored in place of four codes; residual: where theirs lie, if there is a sum; count, together: see
 // load_codes().
-__device__ __forceinline__ unsigned fused_word(unsigned codes, const unsigned char* residual, int count,
-                                               bool as_word, const int* fused) {
+__device__ __forceinline__ Codes fused_word(Codes codes, const unsigned char* residual, int count,
+                                            bool together, const int* fused) {
 #if FUSED_SUM
-  return fused_codes<4>(codes, load_codes(residual, count, as_word), fused);
-#else
+  return fused_codes<4>(codes, load_codes(residual, count, together), fused);
+#elif FUSED_MAP
   return fused_codes<4>(codes, 0, fused);
+#else
+  return codes;
 #endif
 }

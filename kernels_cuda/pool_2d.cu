@@ -1,4 +1,4 @@
-// AVERAGE_POOL_2D and MAX_POOL_2D of 8-bit codes.
+// AVERAGE_POOL_2D and MAX_POOL_2D of codes.
 //
 //   average  y[n, oh, ow, c] = clamp(round(sum x / count)), ties away from zero
 //   max      y[n, oh, ow, c] = clamp(max x)
@@ -11,43 +11,12 @@
 //
 // A thread makes four neighbouring channels of one pixel: thread = pixel * quads + quad, quads = ceil(C / 4).
 
-#include "portable.cuh"
+#include "codes.cuh"
 
 // AVERAGE      1: AVERAGE_POOL_2D; 0: MAX_POOL_2D
-// X_UNSIGNED   1: codes are uint8; 0: int8
-// VEC          4: all addresses and the channels are multiples of 4; 1: any
+// VEC          4: all addresses and the channels are multiples of 4 codes; 1: any
 // THREADS      of a block
-
-// Byte c of a word as a code.
-__device__ __forceinline__ int code_of(unsigned word, int c) {
-#if X_UNSIGNED
-  return static_cast<int>(prmt(word, 0, 0x4440 + c));
-#else
-  return static_cast<int>(prmt(word, 0, 0x8880 + 0x1111 * c));
-#endif
-}
-
-// Byte c of a word added to a sum, in one instruction.
-__device__ __forceinline__ int add_code(int sum, unsigned word, int c) {
-#if X_UNSIGNED
-  return dp4a_us(word, 1 << (8 * c), sum);
-#else
-  return dp4a(static_cast<int>(word), 1 << (8 * c), sum);
-#endif
-}
-
-// The codes of `valid` channels, 4 or fewer.
-__device__ __forceinline__ unsigned load_codes(const unsigned char* source, int valid) {
-#if VEC == 4
-  return *reinterpret_cast<const unsigned*>(source);
-#else
-  unsigned word = source[0];
-  if (valid > 1) word |= static_cast<unsigned>(source[1]) << 8;
-  if (valid > 2) word |= static_cast<unsigned>(source[2]) << 16;
-  if (valid > 3) word |= static_cast<unsigned>(source[3]) << 24;
-  return word;
-#endif
-}
+// and those of codes.cuh
 
 // round(sum / count), ties away from zero. `inverse` is floor((2^32 - 1) / count): the dividend being below
 // 2^31, the product's upper word is the quotient or one less.
@@ -82,7 +51,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int column_end = left + kernel_w < in_w ? left + kernel_w : in_w;
 
   const unsigned char* row = x + (image * x_image_pitch + static_cast<long long>(row_begin) * x_row_pitch +
-                                  static_cast<long long>(column_begin) * x_pixel_pitch + first);
+                                  static_cast<long long>(column_begin) * x_pixel_pitch + CODE_BYTES * first);
   int found[4];
 #pragma unroll
   for (int c = 0; c < 4; ++c) found[c] = AVERAGE ? 0 : act_min;
@@ -91,13 +60,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const unsigned char* source = row;
 #pragma unroll 4
     for (int iw = column_begin; iw < column_end; ++iw) {
-      const unsigned word = load_codes(source, valid);
+      const Codes four = load_codes(source, valid, VEC == 4);
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
 #if AVERAGE
-        found[c] = add_code(found[c], word, c);
+        found[c] = add_code(found[c], four, c);
 #else
-        const int code = code_of(word, c);
+        const int code = code_of(four, c);
         found[c] = code > found[c] ? code : found[c];
 #endif
       }
@@ -121,19 +90,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #endif
   }
   unsigned char* const target = y + (image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
-                                     static_cast<long long>(ow) * y_pixel_pitch + first);
-  // Codes within the activation's range lie within a byte: saturation has nothing to do.
-#if X_UNSIGNED
-  const unsigned word = pack_saturated_u8(codes[0], codes[1], codes[2], codes[3]);
-#else
-  const unsigned word = pack_saturated_s8(codes[0], codes[1], codes[2], codes[3]);
-#endif
-#if VEC == 4
-  *reinterpret_cast<unsigned*>(target) = word;
-#else
-#pragma unroll
-  for (int c = 0; c < 4; ++c) {
-    if (c < valid) target[c] = static_cast<unsigned char>(word >> (8 * c));
-  }
-#endif
+                                     static_cast<long long>(ow) * y_pixel_pitch + CODE_BYTES * first);
+  // Codes within the activation's range lie within their type: saturation has nothing to do.
+  store_codes(target, pack_saturated(codes[0], codes[1], codes[2], codes[3]), valid, VEC == 4);
 }

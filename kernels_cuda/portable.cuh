@@ -67,6 +67,11 @@ __device__ __forceinline__ int dp4a_us(unsigned a, int b, int c) {
 #endif
 }
 
+// dp2a: c + a.h0 * b.b0 + a.h1 * b.b1, where a is two signed halves of 16 bits and b four signed bytes, of
+// which _lo takes the lower two and _hi the upper two. Wraps as dp4a does.
+__device__ __forceinline__ int dp2a_lo(int a, int b, int c) { return __dp2a_lo(a, b, c); }
+__device__ __forceinline__ int dp2a_hi(int a, int b, int c) { return __dp2a_hi(a, b, c); }
+
 // Four bytes chosen from the eight of (b, a), a holding bytes 0 to 3: nibble i of `selector`, 0 to 7, names
 // the byte that becomes byte i. A selector with a nibble above 7 is an error; prmt gives that a meaning.
 __device__ __forceinline__ unsigned byte_perm(unsigned a, unsigned b, unsigned selector) {
@@ -103,6 +108,17 @@ __device__ __forceinline__ unsigned pack_saturated_u8(int b0, int b1, int b2, in
   unsigned upper, word;
   asm("cvt.pack.sat.u8.s32.b32 %0, %1, %2, 0;" : "=r"(upper) : "r"(b3), "r"(b2));
   asm("cvt.pack.sat.u8.s32.b32 %0, %1, %2, %3;" : "=r"(word) : "r"(b1), "r"(b0), "r"(upper));
+  return word;
+#endif
+}
+
+// Two int32 as halves of one word, each saturated to int16, the first in the lower half.
+__device__ __forceinline__ unsigned pack_saturated_s16(int h0, int h1) {
+#ifdef GPUQ_HOST
+  return gpuq_host::pack_saturated_s16(h0, h1);
+#else
+  unsigned word;
+  asm("cvt.pack.sat.s16.s32 %0, %1, %2;" : "=r"(word) : "r"(h1), "r"(h0));
   return word;
 #endif
 }

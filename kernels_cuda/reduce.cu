@@ -1,4 +1,4 @@
-// MEAN, SUM, REDUCE_MAX and REDUCE_MIN of 8-bit codes over some dimensions.
+// MEAN, SUM, REDUCE_MAX and REDUCE_MIN of codes over some dimensions.
 //
 //   y = clamp(zp_y + requantize(sum x - count * zp_x))      by RULE_V1; MEAN: the count divided into the
 //   multiplier y = max x,  y = min x
@@ -16,7 +16,7 @@
 
 // COLUMNS   see above
 // REDUCTION REDUCTION_SUM (of MEAN and SUM), REDUCTION_MAX or REDUCTION_MIN
-// VEC       with COLUMNS, 4: all addresses and the columns are multiples of 4; 1: any
+// VEC       with COLUMNS, 4: all addresses and the columns are multiples of 4 codes; 1: any
 // QUADS     with COLUMNS, fours of columns of a block, a divisor of THREADS
 // THREADS   of a block
 // and those of epilogue.cuh, RULE being RULE_V1
@@ -80,20 +80,20 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int valid = columns - first;
   int sums[4] = {start, start, start, start};
   if (valid > 0) {
-    source += first;
+    source += CODE_BYTES * first;
 #pragma unroll 1
     for (int r1 = 0; r1 < reduced_1; ++r1) {
       // Each row begins with another slice: short rows must not leave the later ones idle.
       const int begin = (slice + r1) % SLICES;
 #pragma unroll 4
       for (int r0 = begin; r0 < reduced_0; r0 += SLICES) {
-        const unsigned word = load_codes(source + r0 * x_reduced_0, valid, VEC == 4);
+        const Codes codes = load_codes(source + r0 * x_reduced_0, valid, VEC == 4);
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
 #if REDUCTION == REDUCTION_SUM
-          sums[c] = multiply_add(static_cast<int>(word), 1 << (8 * c), sums[c]);
+          sums[c] = add_code(sums[c], codes, c);
 #else
-          sums[c] = combined(sums[c], code_of(static_cast<int>(word), c));
+          sums[c] = combined(sums[c], code_of(codes, c));
 #endif
         }
       }
@@ -120,11 +120,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const Factor factors[4] = {factor, factor, factor, factor};
 #pragma unroll
   for (int c = 0; c < 4; ++c) sums[c] = wrapping_add(sums[c], bias);
-  const unsigned codes = codes_of(sums, factors, out_zero_point, act_min, act_max);
+  const Codes codes = codes_of(sums, factors, out_zero_point, act_min, act_max);
 #else
-  const unsigned codes = pack_saturated(sums[0], sums[1], sums[2], sums[3]);
+  const Codes codes = pack_saturated(sums[0], sums[1], sums[2], sums[3]);
 #endif
-  store_codes(target + first, codes, valid, VEC == 4);
+  store_codes(target + CODE_BYTES * first, codes, valid, VEC == 4);
 #else
   int sum = start;
 #pragma unroll 1
@@ -138,11 +138,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const unsigned char* code = plane;
 #pragma unroll 4
         for (int r0 = 0; r0 < reduced_0; ++r0) {
-#if X_UNSIGNED
-          sum = combined(sum, *code);
-#else
-          sum = combined(sum, static_cast<signed char>(*code));
-#endif
+          sum = combined(sum, *reinterpret_cast<const Code*>(code));
           code += x_reduced_0;
         }
         plane += x_reduced_1;
@@ -152,9 +148,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     source += x_reduced_3;
   }
 #if REDUCTION == REDUCTION_SUM
-  *target = saturated_byte(clamped_code(wrapping_add(sum, bias), factor, out_zero_point, act_min, act_max));
+  *reinterpret_cast<Code*>(target) =
+      saturated_code(clamped_code(wrapping_add(sum, bias), factor, out_zero_point, act_min, act_max));
 #else
-  *target = saturated_byte(sum);
+  *reinterpret_cast<Code*>(target) = saturated_code(sum);
 #endif
 #endif
 }

@@ -147,7 +147,8 @@ struct Requantize<RULE_V4> {
 template <>
 struct Requantize<RULE_V6> {
   typedef double Factor;
-  static __device__ __forceinline__ int apply(int acc, Factor factor, int zero_point) {
+  template <class Sum>  // int, or long long below 2^53
+  static __device__ __forceinline__ int apply(Sum acc, Factor factor, int zero_point) {
     const double scaled = __dmul_rn(static_cast<double>(acc), factor);
     // C's round(): truncation after adding the largest double below one half is exact for every value.
     const double below_half = 0x1.fffffffffffffp-2;

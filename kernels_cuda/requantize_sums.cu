@@ -32,7 +32,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int code = clamped_code(static_cast<int>(acc), factors[packed], out_zero_point, act_min, act_max);
   const long long offset = image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
                            static_cast<long long>(ow) * y_pixel_pitch + channel;
-  unsigned stored = saturated_byte(code);
+  unsigned stored = static_cast<unsigned char>(saturated_code(code));
 #if FUSED_SUM
   stored = fused_codes<1>(stored, residual[offset], fused);
 #elif FUSED_MAP

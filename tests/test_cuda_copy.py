@@ -181,9 +181,9 @@ def test_nothing_to_do_and_too_much() -> None:
         layer.launches(choice, [many], ImageLayout.contiguous(1 << 31, 1, 3, 8))
     none = pack_pad(replace(spec, x_shape=(0, 5)), EXACT)
     assert not none.launches(choice, [ImageLayout.contiguous(1, 1, 0, 5)], ImageLayout.contiguous(1, 1, 0, 8))
-    deep = pack_pad(PadSpec(x_shape=(1,) * 7, pads=((0, 0),) * 7, out_quant=Quant(0.5)), EXACT)
+    deep = pack_pad(PadSpec(x_shape=(1,) * 8, pads=((1, 1),) * 8, out_quant=Quant(0.5)), EXACT)
     one = ImageLayout.contiguous(1, 1, 1, 1)
-    with pytest.raises(InputValueError, match="PAD: 7 dimensions"):
+    with pytest.raises(InputValueError, match="PAD: 8 dimensions; the CUDA kernel has up to 7"):
         deep.launches(choice, [one], one)
     quants = (Quant(0.5),) * 2
     joined = ConcatenationSpec(x_shapes=((0, 5), (2, 5)), axis=0, x_quants=quants, out_quant=quants[0])

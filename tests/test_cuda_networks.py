@@ -67,7 +67,7 @@ def check(content: bytes, launcher: HostLauncher, runs: int, seed: int, numerics
         assert_equal_bits(got, result, f"output, {runs} runs, seed {seed}")
 
 
-@pytest.mark.parametrize("name", ["digits_int8"])
+@pytest.mark.parametrize("name", ["digits_int8", "digits_int16x8"])
 @pytest.mark.parametrize("runs", [1, 3])
 def test_digits(launcher: HostLauncher, name: str, runs: int, seed: int) -> None:
     path = resource("examples", "digits", f"{name}.tflite")

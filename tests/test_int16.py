@@ -11,7 +11,6 @@ import pytest
 
 import gpuq
 from gpuq import cpu, numerics, profiles
-from gpuq.cuda.plans import layer_of
 from gpuq.errors import InputTypeError, InputValueError, UnsupportedModel
 from gpuq.numerics import Product, Rounding, Rule
 from gpuq.ops.add import AddSpec
@@ -368,14 +367,3 @@ def test_profiles(name: str, bias_dtype: np.dtype[Any], op: str, rule: Rule) -> 
             in_c=3, out_c=2, x_quant=int16(1), w_quant=Quant(1), out_quant=int16(1), bias_dtype=bias_dtype
         )
     assert profiles.resolve(name, spec) == rule
-
-
-def test_no_cuda_kernel() -> None:
-    weights = np.zeros(conv().weights_shape, np.int8)
-    for spec, constants in (
-        (conv(), [None, weights, None]),
-        (QuantizeSpec(shape=(4,), x_quant=None, out_quant=int16(1)), [None]),
-        (AddSpec(a_shape=(4,), b_shape=(4,), a_quant=int16(1), b_quant=int16(1), out_quant=int16(1)), [None, None]),
-    ):
-        with pytest.raises(UnsupportedModel, match=f"{spec.op}: int16 has no CUDA kernel; device='cpu' runs it"):
-            layer_of(spec, V3, constants)

@@ -20,6 +20,7 @@ from gpuq.cuda import depthwise_conv2d as depthwise
 from gpuq.cuda.compile import ARCHS, nvrtc_cubin, program_of
 from gpuq.cuda.epilogue import epilogue_defines
 from gpuq.cuda.kernel import Kernel
+from gpuq.ops.spec import INT8, UINT8
 
 from .cuda_layers import EVERYTHING
 from .test_cuda_compile import require_nvrtc
@@ -560,7 +561,7 @@ def variants(everything: bool) -> dict[str, Kernel]:
     kinds = [(unsigned, load, clamps) for unsigned in (False, True) for load in range(4) for clamps in (False, True)]
     for (row, tile), (number, rule) in itertools.product(enumerate(tiles), enumerate(RULES)):
         for unsigned, load, clamps in kinds if everything else [kinds[(5 * row + 7 * number) % len(kinds)]]:
-            epilogue = epilogue_defines(rule, unsigned, clamps)
+            epilogue = epilogue_defines(rule, UINT8 if unsigned else INT8, clamps)
             if isinstance(tile, conv2d.IgemmTile):
                 output = "OUTPUT_PARTIAL" if clamps and load == 3 else "OUTPUT_CODES"
                 kernel = tile.kernel(conv2d.VECTORS[load], unsigned, output, epilogue)

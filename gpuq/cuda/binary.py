@@ -1,7 +1,7 @@
-"""Operators on two tensors of 8-bit codes with broadcasting.
+"""Operators on two tensors of codes with broadcasting.
 
-ADD, SUB and MUL are a function of one code for each operand, a sum or product, and a requantization. Every other one is
-a table of all 65,536 pairs, made by reference().
+ADD, SUB and MUL are a function of one code for each operand, a sum or product, and a requantization. Every other one on
+8-bit codes is a table of all 65,536 pairs, made by reference(); of int16 there are MAXIMUM and MINIMUM.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
+from gpuq.cuda.codes import type_name
 from gpuq.cuda.epilogue import epilogue_defines, pack_factors
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
 from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, folded, image_shape, run_strides
 from gpuq.numerics import Bounds, Int64Array, Rounding, Rule
-from gpuq.ops.add import EXTRA_BITS, q20_multipliers, sum_factors
+from gpuq.ops.add import extra_bits, q20_multipliers, sum_factors
 from gpuq.ops.broadcast import BinarySpec, BroadcastSpec
+from gpuq.ops.maximum_minimum import MaximumSpec, MinimumSpec
 from gpuq.ops.mul import MulSpec
-from gpuq.ops.spec import INT8, UINT8, Shape, Spec
+from gpuq.ops.spec import INT8, INT16, UINT8, Shape, Spec
 from gpuq.ops.sub import SubSpec
 from gpuq.ops.tables import all_codes, binary_table
 
@@ -41,12 +43,14 @@ def binary_kernel(
     steps: tuple[int, int] = (1, 1),
     dimensions: int = 0,
     vec: int = 16,
-    epilogue: tuple[tuple[str, int | str], ...] = epilogue_defines(),
+    dtype: np.dtype[Any] = INT8,
+    rule: str = "RULE_V1_RIGHT",
+    clamps: bool = False,
 ) -> Kernel:
     """binary_codes.cu; its head says what the arguments mean."""
     way = "" if dimensions == 0 else "_rows"
     return Kernel(
-        name=f"{operation.lower()}_codes{way}_u{8 * vec}",
+        name=f"{operation.lower()}_codes{way}_u{8 * vec}{type_name(dtype)}",
         source="binary_codes.cu",
         entry="binary_codes",
         defines=(
@@ -58,7 +62,7 @@ def binary_kernel(
             ("DIMENSIONS", dimensions),
             ("VEC", vec),
             ("THREADS", THREADS),
-            *epilogue,
+            *epilogue_defines(rule, dtype, clamps),
         ),
         threads=(THREADS, 1, 1),
     )
@@ -73,8 +77,11 @@ KERNELS = (
     binary_kernel(operation="PRODUCT", steps=(1, 0), dimensions=OUTER_DIMENSIONS, vec=1),
     *(binary_kernel(operation="PAIR", vec=vec) for vec in (16, 4)),
     binary_kernel(operation="PAIR", steps=(1, 0), dimensions=OUTER_DIMENSIONS, vec=1),
+    *(binary_kernel(tables=(False, True), vec=vec, dtype=INT16) for vec in (8, 4)),
+    binary_kernel(tables=(True, False), steps=(1, 0), dimensions=OUTER_DIMENSIONS, vec=1, dtype=INT16),
+    *(binary_kernel(operation=operation, vec=8, dtype=INT16) for operation in ("PRODUCT", "MAX", "MIN")),
 )
-"""Two residual branches, an operand for every pixel's channels, and anything else by bytes."""
+"""Two residual branches, an operand for every pixel's channels, and anything else code by code."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +89,7 @@ class BinaryLayer:
     """A packed layer.
 
     Attributes:
-        values: of each operand, int32 (256,) by the code's byte; see kernels_cuda/binary_codes.cu.
+        values: of each operand, int32 (256,) or (65536,) by the code's bits; see kernels_cuda/binary_codes.cu.
         factors: one factor as the rule reads it.
         rule: the macro of kernels_cuda/requantize.cuh.
         bounds: how the fused activation's bounds become codes.
@@ -122,7 +129,11 @@ class BinaryLayer:
     @property
     def operation(self) -> str:
         """OPERATION of kernels_cuda/binary_codes.cu."""
-        return "PAIR" if self.pairs is not None else "PRODUCT" if isinstance(self.spec, MulSpec) else "SUM"
+        if self.pairs is not None:
+            return "PAIR"
+        if isinstance(self.spec, MaximumSpec):
+            return "MIN" if isinstance(self.spec, MinimumSpec) else "MAX"
+        return "PRODUCT" if isinstance(self.spec, MulSpec) else "SUM"
 
     @property
     def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
@@ -153,10 +164,11 @@ class BinaryLayer:
         dimensions = folded(sizes, *strides, run_strides(output, spec.output_shape))
         if 0 in sizes:
             return []
-        row = Dimension(1, (1, 1, 1))
-        if dimensions and dimensions[-1].strides[2] == 1 and max(dimensions[-1].strides) == 1:
+        size = spec.activation_dtype.itemsize
+        row = Dimension(1, (size, size, size))
+        if dimensions and dimensions[-1].strides[2] == max(dimensions[-1].strides) == size:
             row = dimensions.pop()
-        steps = row.strides[0], row.strides[1]
+        steps = row.strides[0] // size, row.strides[1] // size
         vec = self._vec(row, dimensions, (*layouts, output), steps)
         chunks = -(-row.size // max(vec, 4))
         threads = chunks
@@ -183,7 +195,9 @@ class BinaryLayer:
             steps=steps,
             dimensions=walked,
             vec=vec,
-            epilogue=epilogue_defines(self.rule, spec.activation_dtype == UINT8, clamps),
+            dtype=spec.activation_dtype,
+            rule=self.rule,
+            clamps=clamps,
         )
         return [
             Launch(
@@ -207,7 +221,8 @@ class BinaryLayer:
         memory, layouts = [], []
         given = iter(zip(("x", "x1"), inputs, strict=False))
         for name, shape, codes in zip("ab", self.shapes, self.operands, strict=True):
-            slot, layout = next(given) if codes is None else (name, ImageLayout.contiguous(1, *image_shape(shape)))
+            constant = ImageLayout.contiguous(1, *image_shape(shape), itemsize=self.spec.activation_dtype.itemsize)
+            slot, layout = next(given) if codes is None else (name, constant)
             memory.append(layout.slot(slot))
             layouts.append(layout)
         return memory, layouts
@@ -219,14 +234,15 @@ class BinaryLayer:
         layouts: Sequence[ImageLayout],
         steps: tuple[int, int],
     ) -> int:
-        """What every address is a multiple of; a tensor with one code for the whole row is loaded as a byte."""
+        """Codes that every address is a multiple of; a tensor with one code for the whole row is loaded by itself."""
+        size = self.spec.activation_dtype.itemsize
         distances = []
         for tensor, (layout, step) in enumerate(zip(layouts, (*steps, 1), strict=True)):
             if step == 1:
                 distances += [layout.misalignment + layout.offset, *(each.strides[tensor] for each in dimensions)]
-        largest = 16 if row.size >= 16 or not dimensions else 4
-        found = alignment(*distances, largest=largest)
-        return found if found in (4, 16) else 4 if found == 8 else 1
+        most = 16 // size
+        found = alignment(*distances, largest=16 if row.size >= most or not dimensions else 4 * size) // size
+        return found if found == most else 4 if found >= 4 else 1
 
 
 def _broadcast_strides(layout: ImageLayout, shape: Shape, output_shape: Shape) -> tuple[int, ...]:
@@ -272,7 +288,7 @@ def pack(
     else:
         *factors, out_factor = sum_factors(spec)
         values = [
-            numerics.requantize(raised << EXTRA_BITS, rounding, np.array(factor))
+            numerics.requantize(raised << extra_bits(spec), rounding, np.array(factor))
             for raised, factor in zip((a_codes, b_codes), factors, strict=True)
         ]
         real = np.array([out_factor])
@@ -302,7 +318,9 @@ def _int32(values: Int64Array) -> npt.NDArray[np.int32]:
 
 
 def is_pair(spec: Spec) -> TypeGuard[BroadcastSpec]:
-    """Whether an operator's result is a function of two 8-bit codes."""
+    """Whether an operator's result is a function of two 8-bit codes, or the larger or smaller of two of int16."""
+    if isinstance(spec, MaximumSpec) and spec.dtype == INT16:
+        return True
     return isinstance(spec, BroadcastSpec) and spec.activation_dtype in (INT8, UINT8)
 
 
@@ -312,7 +330,7 @@ def pack_pairs(
     a: npt.NDArray[Any] | None = None,
     b: npt.NDArray[Any] | None = None,
 ) -> BinaryLayer:
-    """Packs any operator on two 8-bit codes.
+    """Packs an operator for which is_pair holds.
 
     Args:
         a, b: codes of an operand that is constant; None of an activation.
@@ -325,5 +343,5 @@ def pack_pairs(
         "RULE_V1_RIGHT",
         rule.bounds,
         (None if a is None else np.ascontiguousarray(a), None if b is None else np.ascontiguousarray(b)),
-        binary_table(spec, rule).view(np.uint8),
+        None if spec.activation_dtype == INT16 else binary_table(spec, rule).view(np.uint8),
     )

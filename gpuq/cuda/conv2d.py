@@ -24,7 +24,7 @@ from gpuq.cuda.epilogue import Epilogue, Fusion, epilogue_defines, pack_codes, r
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
-from gpuq.numerics import Rule
+from gpuq.numerics import Int64Array, Rule
 from gpuq.ops.conv2d import Conv2dSpec
 
 # What the packed layout is padded to: the largest tile's channels, the largest tile's bytes of K.
@@ -371,6 +371,11 @@ def pack(
         w_zero_point: the weights' zero point, where the spec cannot say it (FULLY_CONNECTED with int8 weights).
     """
     codes, epilogue, window_factor = pack_codes(spec, rule, weights, bias, fusion, w_zero_point)
+    return Conv2dLayer(spec, pack_weights(spec, codes), epilogue, window_factor)
+
+
+def pack_weights(spec: Conv2dSpec, codes: Int64Array) -> npt.NDArray[np.int8]:
+    """(groups, O', K') of (O, K) weights within int8; see Conv2dLayer."""
     group_in, group_out = spec.in_c // spec.groups, spec.out_c // spec.groups
     word_c = round_up(group_in, 4)
     padded_o = round_up(group_out, PADDED_CHANNELS)
@@ -378,7 +383,7 @@ def pack(
     words[..., :group_in] = codes.reshape(spec.groups, group_out, spec.window.taps, group_in)
     packed = np.zeros((spec.groups, padded_o, round_up(k_bytes(spec), PADDED_K)), np.int8)
     packed[:, :group_out, : k_bytes(spec)] = words.reshape(spec.groups, group_out, -1)
-    return Conv2dLayer(spec, packed, epilogue, window_factor)
+    return packed
 
 
 def k_bytes(spec: Conv2dSpec) -> int:

@@ -1,4 +1,4 @@
-"""PAD and CONCATENATION: codes copied into boxes of the output, sixteen at a time where addresses allow."""
+"""PAD and CONCATENATION: bytes copied into boxes of the output, sixteen at a time where addresses allow."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import image_shape, run_strides
 from gpuq.numerics import Rule
 from gpuq.ops.concatenation import ConcatenationSpec, rescaled
+from gpuq.ops.float32.movement import PlainConcatenationSpec, PlainPadSpec
 from gpuq.ops.pad import PadSpec
-from gpuq.ops.spec import Shape, Spec
+from gpuq.ops.spec import INT16, Shape, Spec
 from gpuq.ops.tables import all_codes
 
 THREADS = 256
@@ -135,8 +136,8 @@ def copy_launch(
     threads = chunks * math.prod(span.size for span in outer)
     if threads >= 1 << 31:
         raise spec.fail(f"{threads} words in one launch; the limit is 2^31 - 1, use a smaller batch")
-    if len(spans) > OUTER_DIMENSIONS + 1:
-        raise spec.fail(f"{len(spans) - 1} dimensions; the CUDA kernel has up to {OUTER_DIMENSIONS}")
+    if len(outer) > OUTER_DIMENSIONS:
+        raise spec.fail(f"{len(outer) + 1} dimensions; the CUDA kernel has up to {OUTER_DIMENSIONS + 1}")
     loops = [*reversed(outer), *[Span(1, 0, 1, 0, 0)] * (OUTER_DIMENSIONS - len(outer))]
     return Launch(
         copy_kernel(
@@ -163,6 +164,17 @@ def copy_launch(
     )
 
 
+def element_bytes(spec: Spec) -> Span:
+    """The innermost dimension: an element's bytes stay together."""
+    size = spec.activation_dtype.itemsize
+    return Span(size, 0, size, 1, 1)
+
+
+def contiguous_layout(spec: Spec, shape: Shape) -> ImageLayout:
+    """Where a constant operand's elements lie."""
+    return ImageLayout.contiguous(1, *image_shape(shape), itemsize=spec.activation_dtype.itemsize)
+
+
 @dataclass(frozen=True, eq=False)
 class PadLayer:
     """A PAD; it has no constants.
@@ -171,8 +183,13 @@ class PadLayer:
         in_place: the input is written into the output by whoever makes it: only the frame is left to do.
     """
 
-    spec: PadSpec
+    spec: PadSpec | PlainPadSpec
     in_place: bool = False
+
+    @property
+    def fill(self) -> int:
+        """Every byte of the frame: the zero point, which is 0 for elements of more than a byte."""
+        return self.spec.out_quant.scalar_zero_point() if isinstance(self.spec, PadSpec) else 0
 
     @property
     def constants(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -205,6 +222,7 @@ class PadLayer:
             Span(size, before, inside, *steps)
             for size, before, inside, steps in zip(sizes, befores, insides, strides, strict=True)
         ]
+        spans.append(element_bytes(spec))
         return [
             copy_launch(
                 spec,
@@ -213,7 +231,7 @@ class PadLayer:
                 (output.slot("y"), output.misalignment + output.offset),
                 frame=True,
                 inside=not self.in_place,
-                fill=spec.out_quant.scalar_zero_point(),
+                fill=self.fill,
             )
         ]
 
@@ -228,7 +246,7 @@ class ConcatenationLayer:
         in_place: inputs that are written into the output by whoever makes them: nothing is left to do.
     """
 
-    spec: ConcatenationSpec
+    spec: ConcatenationSpec | PlainConcatenationSpec
     operands: tuple[npt.NDArray[Any] | None, ...]
     tables: tuple[npt.NDArray[Any] | None, ...]
     in_place: frozenset[int] = frozenset()
@@ -274,7 +292,7 @@ class ConcatenationLayer:
             start += shape[spec.axis]
             if index in self.in_place:
                 continue
-            name, x = next(given) if codes is None else (f"c{index}", ImageLayout.contiguous(1, *image_shape(shape)))
+            name, x = next(given) if codes is None else (f"c{index}", contiguous_layout(spec, shape))
             sizes = (output.images, *shape)
             if 0 in sizes:
                 continue
@@ -282,7 +300,10 @@ class ConcatenationLayer:
             launches.append(
                 copy_launch(
                     spec,
-                    [Span(size, 0, size, *steps) for size, steps in zip(sizes, strides, strict=True)],
+                    [
+                        *(Span(size, 0, size, *steps) for size, steps in zip(sizes, strides, strict=True)),
+                        element_bytes(spec),
+                    ],
                     (x.slot(name), x.misalignment + x.offset),
                     (Slot("y", offset), output.misalignment + offset),
                     frame=False,
@@ -292,24 +313,27 @@ class ConcatenationLayer:
         return launches
 
 
-def pack_pad(spec: PadSpec, rule: Rule) -> PadLayer:
+def pack_pad(spec: PadSpec | PlainPadSpec, rule: Rule) -> PadLayer:
     """A PAD; there is nothing to pack."""
     return PadLayer(spec)
 
 
 def pack_concatenation(
-    spec: ConcatenationSpec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None] = ()
+    spec: ConcatenationSpec | PlainConcatenationSpec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None] = ()
 ) -> ConcatenationLayer:
     """Packs a concatenation.
 
     Args:
         constants: codes of each input that is constant; None of an activation. Nothing: all are activations.
     """
-    codes = all_codes(spec.activation_dtype)
-    tables = [
-        None if quant == spec.out_quant else rescaled(codes, quant, spec.out_quant).view(np.uint8)
-        for quant in spec.x_quants
-    ]
+    tables: list[npt.NDArray[Any] | None] = [None] * len(spec.x_shapes)
+    # int16 codes are copied, whatever the scales say.
+    if isinstance(spec, ConcatenationSpec) and spec.activation_dtype != INT16:
+        codes = all_codes(spec.activation_dtype)
+        tables = [
+            None if quant == spec.out_quant else rescaled(codes, quant, spec.out_quant).view(np.uint8)
+            for quant in spec.x_quants
+        ]
     given = constants or [None] * len(spec.x_shapes)
     operands = [None if operand is None else np.ascontiguousarray(operand) for operand in given]
     return ConcatenationLayer(spec, tuple(operands), tuple(tables))

@@ -1,4 +1,4 @@
-"""Element by element: quantize, dequantize, and every function of one 8-bit code by a table made on the host."""
+"""Element by element: quantize, dequantize, and every function of one code by a table made on the host."""
 
 from __future__ import annotations
 
@@ -53,10 +53,29 @@ def map_kernel(*, rest: bool = False, vector: bool = True) -> Kernel:
     )
 
 
+def wide_map_kernel(x_bits: int, y_bits: int, *, rest: bool = False, vector: bool = True) -> Kernel:
+    """map_codes_wide.cu, for codes of 8 or 16 bits."""
+    return Kernel(
+        name=f"map_codes{'_rest' * rest}_u{x_bits}_u{y_bits}",
+        source="map_codes_wide.cu",
+        entry="map_codes_wide",
+        defines=(
+            ("X", f"uint{x_bits}_t"),
+            ("Y", f"uint{y_bits}_t"),
+            ("REST", int(rest)),
+            ("VECTOR", int(vector)),
+            ("THREADS", THREADS),
+        ),
+        threads=(THREADS, 1, 1),
+    )
+
+
 KERNELS = (
     *(affine_kernel(op, dtype) for op in ("quantize", "dequantize") for dtype in CODE_DTYPES),
     map_kernel(),
     map_kernel(rest=True),
+    *(wide_map_kernel(*bits) for bits in ((8, 16), (16, 8), (16, 16))),
+    wide_map_kernel(16, 16, rest=True),
 )
 
 
@@ -143,10 +162,10 @@ class AffineLayer:
 
 @dataclass(frozen=True, eq=False)
 class MapLayer:
-    """A function of one 8-bit code: (256,) results by the code's byte.
+    """A function of one code.
 
     Attributes:
-        table: with a rest, the results behind the last whole block follow: (512,).
+        table: (256,) or (65536,) results by the code's bits; with a rest, those behind the last whole block follow.
         whole: elements of a run in whole blocks; None where there is no rest.
     """
 
@@ -167,7 +186,13 @@ class MapLayer:
         return 1, 1, math.prod(self.spec.output_shape)
 
     def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice("map_codes_u8"),)
+        return (OnlyChoice("map_codes"),)
+
+    @property
+    def itemsizes(self) -> tuple[int, int]:
+        """Bytes of a code of the input and of the output."""
+        codes = len(self.table) // (1 if self.whole is None else 2)
+        return 1 if codes == 256 else 2, self.table.dtype.itemsize
 
     def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
         return 0
@@ -176,18 +201,22 @@ class MapLayer:
         (x,), y = inputs, output
         run = math.prod(self.spec.output_shape)
         elements = x.images * run
+        sizes, rest = self.itemsizes, self.whole is not None
         vector = (x.misalignment + x.offset) % 16 == 0 and (y.misalignment + y.offset) % 16 == 0
+        kernel, per_thread = map_kernel(rest=rest, vector=vector), 16
+        if sizes != (1, 1):
+            kernel, per_thread = wide_map_kernel(8 * sizes[0], 8 * sizes[1], rest=rest, vector=vector), 8
         return [
             Launch(
-                map_kernel(rest=self.whole is not None, vector=vector),
-                (-(-elements // (16 * THREADS)), 1, 1),
+                kernel,
+                (-(-elements // (per_thread * THREADS)), 1, 1),
                 (x.slot("x"), Slot("table"), y.slot("y"), np.int64(elements), *int32s(run, self.whole or 0)),
             )
         ]
 
 
 def is_map(spec: Spec) -> bool:
-    """Whether an operator is a function of one 8-bit code, element by element."""
+    """Whether an operator is a function of one code, element by element."""
     return isinstance(spec, UnarySpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is not None)
 
 
@@ -203,7 +232,7 @@ def pack_map(spec: Spec, rule: Rule) -> MapLayer:
 
 
 def pack(spec: Spec, rule: Rule) -> AffineLayer | MapLayer:
-    """QUANTIZE, DEQUANTIZE, or an operator on one 8-bit code whose output has its input's shape."""
+    """QUANTIZE, DEQUANTIZE, or an operator on one code whose output has its input's shape."""
     is_affine = isinstance(spec, DequantizeSpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is None)
     if is_affine and uniform(rule.rounding, math.prod(spec.output_shape)) is not Rounding.AFFINE_F32:
         raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")

@@ -18,19 +18,21 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
+from gpuq.cuda.codes import code_defines
 from gpuq.cuda.kernel import Argument, Pointer, Slot, int32s
 from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import Int64Array, Rounding, Rule
 from gpuq.ops.conv2d import Conv2dSpec, check_weights
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
-from gpuq.ops.spec import UINT8
+from gpuq.ops.spec import INT8, INT16, UINT8
 
 # Macro values of kernels_cuda/requantize.cuh (enum Rule).
 _RULES = {
     Rounding.V1: "RULE_V1",
     Rounding.V1U: "RULE_V1U",
     Rounding.V2: "RULE_V2",
+    Rounding.V3: "RULE_V3",
     Rounding.V4: "RULE_V4",
     Rounding.V6: "RULE_V6",
 }
@@ -56,22 +58,28 @@ class Epilogue:
 
     Attributes:
         rule: the macro of kernels_cuda/requantize.cuh.
-        bias: int32 (O,), zero points folded.
+        bias: (O,), zero points folded; int64 where sums of int16 activations may leave int32, else int32.
         factors: (O, ...) what the rule needs per channel.
         constant: bool (O,), channels whose every sum gives one code. Their factors take that for granted: their
             weights must be packed as zeros, their sums be 0.
+        dtype: of the codes, of input and output.
     """
 
     rule: str
-    bias: npt.NDArray[np.int32]
+    bias: npt.NDArray[np.int32] | npt.NDArray[np.int64]
     factors: npt.NDArray[Any]
     constant: npt.NDArray[np.bool_]
-    unsigned: bool
+    dtype: np.dtype[Any]
     zero_point: int
     act_min: int
     act_max: int
     clamps: bool
     fusion: Fusion | None = None
+
+    @property
+    def sum64(self) -> bool:
+        """Whether sums are 64 bits wide."""
+        return self.bias.dtype == np.int64
 
     @property
     def defines(self) -> tuple[tuple[str, int | str], ...]:
@@ -81,7 +89,7 @@ class Epilogue:
     @property
     def own_defines(self) -> tuple[tuple[str, int | str], ...]:
         """The same without what follows."""
-        return epilogue_defines(self.rule, self.unsigned, self.clamps)
+        return epilogue_defines(self.rule, self.dtype, self.clamps)
 
     def arguments(self, y: ImageLayout, *residual: ImageLayout) -> tuple[Argument, ...]:
         """The kernel arguments out_zero_point, act_min, act_max, residual, fused.
@@ -108,17 +116,17 @@ class Epilogue:
 
 
 def epilogue_defines(
-    rule: str = "RULE_V1_RIGHT", unsigned: bool = False, clamps: bool = False
+    rule: str = "RULE_V1_RIGHT", dtype: np.dtype[Any] = INT8, clamps: bool = False
 ) -> tuple[tuple[str, int | str], ...]:
     """Macros of kernels_cuda/epilogue.cuh; the defaults are those of almost every int8 layer."""
-    return (("RULE", rule), ("X_UNSIGNED", int(unsigned)), ("CLAMP", int(clamps)))
+    return (("RULE", rule), *code_defines(dtype), ("CLAMP", int(clamps)))
 
 
 def pack_epilogue(
     spec: Conv2dSpec | DepthwiseConv2dSpec | FullyConnectedSpec,
     rule: Rule,
     centred: Int64Array,
-    bias: npt.NDArray[np.int32] | None,
+    bias: npt.NDArray[Any] | None,
     fusion: Fusion | None = None,
     *,
     can_clear: bool = True,
@@ -127,7 +135,7 @@ def pack_epilogue(
 
     Args:
         centred: (O, K) weights minus their zero points.
-        bias: (O,) int32, or None.
+        bias: (O,) of the spec's bias_dtype, or None.
         fusion: what follows the layer itself.
         can_clear: the kernel's sum of a channel with weights 0 is its bias.
     """
@@ -135,9 +143,13 @@ def pack_epilogue(
     x_quant, out_quant = spec.x_quant, spec.out_quant
     x_zero_point = x_quant.scalar_zero_point()
     real_bias = np.zeros(out_c, np.int64) if bias is None else bias.astype(np.int64).reshape(out_c)
-    folded = numerics.wrap_int32(real_bias - x_zero_point * centred.sum(axis=1)).astype(np.int32)
     reach = max(x_zero_point - x_quant.qmin, x_quant.qmax - x_zero_point)
     bounds = np.abs(centred).sum(axis=1) * reach
+    folded: npt.NDArray[Any] = real_bias - x_zero_point * centred.sum(axis=1)
+    if numerics.sums_wrap(rule.rounding, spec.bias_dtype):
+        folded = numerics.wrap_int32(folded).astype(np.int32)
+    elif np.all(np.abs(real_bias) + bounds < 1 << 31):
+        folded = folded.astype(np.int32)
     reals = numerics.real_multipliers(
         x_quant.scalar_scale(), spec.w_quant.scales, out_quant.scalar_scale(), rule.product
     )
@@ -157,11 +169,12 @@ def pack_epilogue(
         bias=folded,
         factors=factors,
         constant=constant,
-        unsigned=x_quant.dtype == UINT8,
+        dtype=x_quant.dtype,
         zero_point=zero_point,
         act_min=act_min,
         act_max=act_max,
-        clamps=(act_min, act_max) != (out_quant.qmin, out_quant.qmax),
+        # int16 layers always clamp: one kernel less each.
+        clamps=x_quant.dtype == INT16 or (act_min, act_max) != (out_quant.qmin, out_quant.qmax),
         fusion=fusion,
     )
 

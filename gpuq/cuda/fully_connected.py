@@ -1,4 +1,4 @@
-"""FULLY_CONNECTED on dp4a: the convolution of one pixel by one tap.
+"""FULLY_CONNECTED on dp4a and dp2a: the convolution of one pixel by one tap.
 
 A vector or a few of them go to the direct convolution, which reads each weight once and in order; more rows to the
 implicit GEMM, whose "pixels" they are. Both read cuda/conv2d.py's packed layout.
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda import conv2d
-from gpuq.cuda.conv2d import Conv2dChoice, Conv2dLayer
+from gpuq.cuda import conv2d, conv2d_int16
+from gpuq.cuda.conv2d import Conv2dLayer
+from gpuq.cuda.conv2d_int16 import Conv2dInt16Layer
 from gpuq.cuda.epilogue import Fusion
 from gpuq.cuda.kernel import Launch
 from gpuq.cuda.layer import Traits
@@ -22,6 +23,7 @@ from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import Rule
 from gpuq.ops.conv2d import Conv2dSpec, check_weights
 from gpuq.ops.fully_connected import FullyConnectedSpec
+from gpuq.ops.spec import INT16
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
 
@@ -31,7 +33,7 @@ class FullyConnectedLayer:
     """A packed dense layer."""
 
     spec: FullyConnectedSpec
-    conv2d: Conv2dLayer
+    conv2d: Conv2dLayer | Conv2dInt16Layer
 
     @property
     def constants(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -45,13 +47,13 @@ class FullyConnectedLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, self.spec.out_c
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[Conv2dChoice]:
+    def choices(self, runs: int, traits: Traits) -> Sequence[Any]:
         return self.conv2d.choices(runs, traits)
 
-    def workspace_bytes(self, runs: int, choice: Conv2dChoice) -> int:
+    def workspace_bytes(self, runs: int, choice: Any) -> int:
         return self.conv2d.workspace_bytes(runs, choice)
 
-    def launches(self, choice: Conv2dChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+    def launches(self, choice: Any, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         return self.conv2d.launches(choice, inputs, output)
 
 
@@ -59,14 +61,14 @@ def pack(
     spec: FullyConnectedSpec,
     rule: Rule,
     weights: npt.NDArray[Any],
-    bias: npt.NDArray[np.int32] | None,
+    bias: npt.NDArray[Any] | None,
     fusion: Fusion | None = None,
 ) -> FullyConnectedLayer:
     """Packs a layer's constants.
 
     Args:
         weights: (O, I) codes.
-        bias: (O,) int32, or None.
+        bias: (O,) of the spec's bias_dtype, or None.
         fusion: what follows in the same kernel.
     """
     check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
@@ -84,6 +86,9 @@ def pack(
         w_quant=w_quant,
         out_quant=spec.out_quant,
         activation=spec.activation,
+        bias_dtype=spec.bias_dtype,
     )
     rows = weights.reshape(spec.out_c, 1, 1, spec.in_c)
+    if spec.activation_dtype == INT16:
+        return FullyConnectedLayer(spec, conv2d_int16.pack(spec_of_one_pixel, rule, rows, bias, w_zero_point))
     return FullyConnectedLayer(spec, conv2d.pack(spec_of_one_pixel, rule, rows, bias, fusion, w_zero_point))

@@ -11,7 +11,7 @@ from gpuq.cuda.kernel import Slot
 
 @dataclass(frozen=True)
 class ImageLayout:
-    """N images (N, H, W, C) of one-byte elements, channels contiguous.
+    """N images (N, H, W, C), channels contiguous.
 
     Pitches let CONCATENATION and PAD be written in place by the operators that produce their inputs.
 
@@ -19,6 +19,7 @@ class ImageLayout:
         image_pitch, row_pitch, pixel_pitch: distance of neighbours, in bytes.
         offset: the first element, in bytes from the memory's start.
         misalignment: where the memory starts, modulo 16; 0 for whole allocations, which begin at multiples of 256.
+        itemsize: bytes of an element.
     """
 
     images: int
@@ -27,12 +28,15 @@ class ImageLayout:
     pixel_pitch: int
     offset: int = 0
     misalignment: int = 0
+    itemsize: int = 1
 
     @classmethod
-    def contiguous(cls, images: int, height: int, width: int, channels: int, misalignment: int = 0) -> ImageLayout:
+    def contiguous(
+        cls, images: int, height: int, width: int, channels: int, misalignment: int = 0, itemsize: int = 1
+    ) -> ImageLayout:
         """Images side by side without gaps."""
-        pixel = channels
-        return cls(images, height * width * pixel, width * pixel, pixel, 0, misalignment)
+        pixel = channels * itemsize
+        return cls(images, height * width * pixel, width * pixel, pixel, 0, misalignment, itemsize)
 
     def slot(self, name: str) -> Slot:
         """The first element of the memory of this name, as a kernel argument."""

@@ -8,16 +8,17 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda import (
     arg_max,
     binary,
     conv2d,
+    conv2d_int16,
     conv2d_stem,
     copy,
     depthwise_conv2d,
+    depthwise_conv2d_int16,
     elementwise,
     fully_connected,
     movement,
@@ -25,6 +26,7 @@ from gpuq.cuda import (
     reduce,
     resize,
     softmax,
+    softmax_int16,
     transpose_conv,
 )
 from gpuq.cuda import fusion as fusing
@@ -34,7 +36,6 @@ from gpuq.cuda.kernel import Launch, Pointer
 from gpuq.cuda.launcher import Launcher
 from gpuq.cuda.layer import Layer
 from gpuq.cuda.layout import ImageLayout, ImageOperand
-from gpuq.errors import UnsupportedModel
 from gpuq.numerics import Rule
 from gpuq.ops.arg_max import ArgMaxSpec
 from gpuq.ops.average_pool_2d import Pool2dSpec
@@ -49,7 +50,7 @@ from gpuq.ops.movement import MovementSpec
 from gpuq.ops.pad import PadSpec
 from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.reduce import ReduceSpec
-from gpuq.ops.resize_bilinear import ResizeSpec
+from gpuq.ops.resize_bilinear import ResizeBilinearSpec, ResizeSpec
 from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.spec import FLOAT32, INT16, Shape, Spec
 from gpuq.ops.transpose_conv import TransposeConvSpec
@@ -126,7 +127,8 @@ class CudaPlan:
         if isinstance(value, ImageOperand):
             return value
         runs = value.size // math.prod(shape)
-        return ImageOperand(value, ImageLayout.contiguous(runs, *shape, self._launcher.misalignment(value)))
+        misalignment = self._launcher.misalignment(value)
+        return ImageOperand(value, ImageLayout.contiguous(runs, *shape, misalignment, value.dtype.itemsize))
 
 
 def layer_of(
@@ -139,12 +141,7 @@ def layer_of(
             out (a missing bias).
         followers: what runs in the same kernel, behind a convolution.
     """
-    out_quant = getattr(spec, "out_quant", None)
-    if INT16 in (spec.activation_dtype, out_quant and out_quant.dtype):
-        raise UnsupportedModel(f"{spec.op}: int16 has no CUDA kernel; device='cpu' runs it")
-    if isinstance(spec, PlainPadSpec | PlainConcatenationSpec) or (
-        isinstance(spec, ResizeSpec | ArgMaxSpec) and spec.activation_dtype == FLOAT32
-    ):
+    if isinstance(spec, ResizeBilinearSpec | ArgMaxSpec) and spec.activation_dtype == FLOAT32:
         raise spec.fail("there is no CUDA kernel for plain numbers")
     fusion = fusing.pack(followers) if followers else None
     if isinstance(spec, Conv2dSpec):
@@ -154,6 +151,8 @@ def layer_of(
         if spec.in_c == 1:
             # One input channel: every output channel sees the same image, which is a dense convolution.
             return _conv2d_layer(one_channel_as_conv2d(spec), rule, weights.transpose(3, 1, 2, 0), bias, fusion)
+        if spec.activation_dtype == INT16:
+            return depthwise_conv2d_int16.pack(spec, rule, weights, bias)
         return depthwise_conv2d.pack(spec, rule, weights, bias, fusion)
     if isinstance(spec, FullyConnectedSpec):
         return fully_connected.pack(spec, rule, *weights_and_bias(spec, constants), fusion)
@@ -166,11 +165,15 @@ def layer_of(
         return binary.pack(spec, rule, *constants)
     if binary.is_pair(spec):
         return binary.pack_pairs(spec, rule, *constants)
+    if isinstance(spec, PlainPadSpec):
+        return copy.pack_pad(spec, rule)
+    if isinstance(spec, ConcatenationSpec | PlainConcatenationSpec):
+        return copy.pack_concatenation(spec, rule, constants)
     if isinstance(spec, MovementSpec):
         return movement.pack(spec, rule, constants)
-    if isinstance(spec, ConcatenationSpec):
-        return copy.pack_concatenation(spec, rule, constants)
     if constants[0] is None:
+        if isinstance(spec, SoftmaxSpec) and spec.activation_dtype == INT16:
+            return softmax_int16.pack(spec, rule)
         for kind, pack in _PACK.items():
             if isinstance(spec, kind):
                 return pack(spec, rule)
@@ -194,9 +197,11 @@ def _conv2d_layer(
     spec: Conv2dSpec,
     rule: Rule,
     weights: npt.NDArray[Any],
-    bias: npt.NDArray[np.int32] | None,
+    bias: npt.NDArray[Any] | None,
     fusion: Fusion | None,
 ) -> Layer:
+    if spec.activation_dtype == INT16:
+        return conv2d_int16.pack(spec, rule, weights, bias)
     pack = conv2d_stem.pack if conv2d_stem.fits(spec) else conv2d.pack
     return pack(spec, rule, weights, bias, fusion)
 
@@ -213,7 +218,8 @@ def takes_pitches(layer: Layer) -> bool:
         | elementwise.MapLayer
         | movement.MovementLayer
         | movement.PackLayer
-        | softmax.SoftmaxLayer,
+        | softmax.SoftmaxLayer
+        | softmax_int16.SoftmaxInt16Layer,
     )
 
 
@@ -236,7 +242,7 @@ def without_parts(layer: Layer, written: frozenset[int]) -> Layer | None:
 
 def weights_and_bias(
     spec: Spec, constants: Sequence[npt.NDArray[Any] | None]
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32] | None]:
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
     """The constant operands of a convolution."""
     weights, bias = constants[1], constants[2] if len(constants) > 2 else None
     if weights is None:

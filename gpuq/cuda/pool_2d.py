@@ -10,26 +10,27 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
+from gpuq.cuda.codes import code_defines, type_name
 from gpuq.cuda.kernel import Kernel, Launch, int32s
 from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import Bounds, Rule
 from gpuq.ops.average_pool_2d import AveragePool2dSpec, Pool2dSpec
 from gpuq.ops.max_pool_2d import MaxPool2dSpec
-from gpuq.ops.spec import UINT8
+from gpuq.ops.spec import INT8, INT16
 
 THREADS = 256
 
 
-def pool_kernel(*, average: bool, unsigned: bool = False, vec: int = 4) -> Kernel:
+def pool_kernel(*, average: bool, dtype: np.dtype[Any] = INT8, vec: int = 4) -> Kernel:
     """pool_2d.cu; its head says what the arguments mean."""
     return Kernel(
-        name=f"{'average' if average else 'max'}_pool_2d_u{8 * vec}",
+        name=f"{'average' if average else 'max'}_pool_2d_u{8 * vec}{type_name(dtype)}",
         source="pool_2d.cu",
         entry="pool_2d",
         defines=(
             ("AVERAGE", int(average)),
-            ("X_UNSIGNED", int(unsigned)),
+            *code_defines(dtype),
             ("VEC", vec),
             ("THREADS", THREADS),
         ),
@@ -37,7 +38,12 @@ def pool_kernel(*, average: bool, unsigned: bool = False, vec: int = 4) -> Kerne
     )
 
 
-KERNELS = tuple(pool_kernel(average=average, vec=vec) for average in (True, False) for vec in (4, 1))
+KERNELS = tuple(
+    pool_kernel(average=average, dtype=dtype, vec=vec)
+    for dtype in (INT8, INT16)
+    for average in (True, False)
+    for vec in (4, 1)
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +78,9 @@ class PoolLayer:
         threads = x.images * out_h * out_w * -(-channels // 4)
         if threads >= 1 << 31:
             raise spec.fail(f"{threads} words in one launch; the limit is 2^31 - 1, use a smaller batch")
-        vec = 4 if channels % 4 == 0 and x.alignment(4) == output.alignment(4) == 4 else 1
-        kernel = pool_kernel(
-            average=isinstance(spec, AveragePool2dSpec), unsigned=spec.activation_dtype == UINT8, vec=vec
-        )
+        four = 4 * spec.activation_dtype.itemsize
+        vec = 4 if channels % 4 == 0 and x.alignment(four) == output.alignment(four) == four else 1
+        kernel = pool_kernel(average=isinstance(spec, AveragePool2dSpec), dtype=spec.activation_dtype, vec=vec)
         return [
             Launch(
                 kernel,
@@ -99,6 +104,6 @@ class PoolLayer:
 def pack(spec: AveragePool2dSpec | MaxPool2dSpec, rule: Rule) -> PoolLayer:
     """Checks that a window's sum is an int32; there is nothing to pack."""
     pixels = min(spec.window.kernel_h, spec.in_h) * min(spec.window.kernel_w, spec.in_w)
-    if pixels >= 1 << 23:
+    if pixels >= 1 << (31 - 8 * spec.activation_dtype.itemsize):
         raise spec.fail(f"a window of {pixels} pixels has sums beyond int32")
     return PoolLayer(spec, rule.bounds)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
+from gpuq.cuda.codes import type_name
 from gpuq.cuda.epilogue import epilogue_defines
 from gpuq.cuda.kernel import Kernel, Launch, int32s
 from gpuq.cuda.layer import Traits
@@ -19,7 +20,7 @@ from gpuq.cuda.strides import Dimension, folded, image_shape, run_strides
 from gpuq.numerics import Rounding, Rule, uniform
 from gpuq.ops.mean import MeanSpec, divided_multiplier, image_factor_and_bias
 from gpuq.ops.reduce import ReduceMaxSpec, ReduceMinSpec, ReduceSpec, SumSpec, float_factor_and_offset
-from gpuq.ops.spec import INT8, UINT8
+from gpuq.ops.spec import INT8, INT16, UINT8
 
 THREADS = 128
 # Loops of a kernel over kept and over reduced dimensions. Of six dimensions and the runs no more are left after
@@ -28,12 +29,12 @@ KEPT_LOOPS, REDUCED_LOOPS, COLUMN_REDUCED_LOOPS = 5, 4, 2
 
 
 def reduce_kernel(
-    quads: int, *, reduction: str = "SUM", vec: int = 4, unsigned: bool = False, rule: str = "RULE_V1"
+    quads: int, *, reduction: str = "SUM", vec: int = 4, dtype: np.dtype[Any] = INT8, rule: str = "RULE_V1"
 ) -> Kernel:
     """reduce.cu by columns, with this many fours of columns a block; 0: one thread for each output."""
     what = f"reduce_{reduction.lower()}"
     return Kernel(
-        name=f"{what}_columns_u{8 * vec}_{4 * quads}" if quads else f"{what}_any_u8",
+        name=(f"{what}_columns_u{8 * vec}_{4 * quads}" if quads else f"{what}_any_u8") + type_name(dtype),
         source="reduce.cu",
         entry="reduce",
         defines=(
@@ -42,7 +43,7 @@ def reduce_kernel(
             ("VEC", vec),
             ("QUADS", max(quads, 1)),
             ("THREADS", THREADS),
-            *epilogue_defines(rule, unsigned),
+            *epilogue_defines(rule, dtype),
         ),
         threads=(THREADS, 1, 1),
     )
@@ -56,6 +57,8 @@ KERNELS = (
     reduce_kernel(0, vec=1),
     reduce_kernel(QUADS[0], reduction="MAX"),
     reduce_kernel(0, reduction="MIN", vec=1),
+    reduce_kernel(QUADS[0], dtype=INT16),
+    reduce_kernel(0, vec=1, dtype=INT16),
 )
 
 
@@ -76,7 +79,7 @@ class ReduceLayer:
 
     Attributes:
         reduction: REDUCTION of kernels_cuda/reduce.cu.
-        unsigned: codes are summed or compared as uint8.
+        dtype: what the codes are summed or compared as.
         rule: the macro of kernels_cuda/requantize.cuh; this and what follows say nothing of maxima and minima.
         factor: (multiplier, shift) of a sum with its bias; of RULE_RECIPROCAL_F32 the bits of factor and offset.
         bias: what joins the sum of codes before, modulo 2^32.
@@ -85,7 +88,7 @@ class ReduceLayer:
 
     spec: ReduceSpec
     reduction: str
-    unsigned: bool
+    dtype: np.dtype[Any]
     rule: str = "RULE_V1"
     factor: tuple[int, int] = (0, 0)
     bias: int = 0
@@ -124,10 +127,15 @@ class ReduceLayer:
         reduced = folded([spec.x_shape[axis] for axis in spec.axes], [x_strides[axis + 1] for axis in spec.axes]) or [
             Dimension(1, (0,))
         ]
-        quads = 0
+        quads, size = 0, self.dtype.itemsize
         columns = Dimension(1, (0, 0))
         # Grids have 65,535 blocks along y; tensors with more columns than that are no images.
-        if kept and kept[-1].strides == (1, 1) and len(reduced) <= COLUMN_REDUCED_LOOPS and kept[-1].size < 1 << 20:
+        if (
+            kept
+            and kept[-1].strides == (size, size)
+            and len(reduced) <= COLUMN_REDUCED_LOOPS
+            and kept[-1].size < 1 << 20
+        ):
             columns, quads = kept.pop(), choice.quads
         outputs = math.prod(dimension.size for dimension in kept)
         if outputs >= 1 << 31:
@@ -136,14 +144,15 @@ class ReduceLayer:
         if quads:
             x_distances = (x.misalignment + x.offset, *(each.strides[0] for each in (*kept, *reduced)))
             y_distances = (output.misalignment + output.offset, *(each.strides[1] for each in kept))
-            vec = 4 if alignment(columns.size, *x_distances, *y_distances, largest=4) == 4 else 1
+            four = 4 * size
+            vec = 4 if alignment(columns.size * size, *x_distances, *y_distances, largest=four) == four else 1
         kept_loops = [*reversed(kept), *[Dimension(1, (0, 0))] * (KEPT_LOOPS - len(kept))]
         reduced_loops = [*reversed(reduced), *[Dimension(1, (0,))] * (REDUCED_LOOPS - len(reduced))]
-        low, high = (0, 255) if self.unsigned else (-128, 127)
-        start = {"SUM": 0, "MAX": low, "MIN": high}[self.reduction]
+        limits = np.iinfo(self.dtype)
+        start = {"SUM": 0, "MAX": int(limits.min), "MIN": int(limits.max)}[self.reduction]
         return [
             Launch(
-                reduce_kernel(quads, reduction=self.reduction, vec=vec, unsigned=self.unsigned, rule=self.rule),
+                reduce_kernel(quads, reduction=self.reduction, vec=vec, dtype=self.dtype, rule=self.rule),
                 (outputs, -(-columns.size // (4 * quads)), 1) if quads else (-(-outputs // THREADS), 1, 1),
                 (
                     x.slot("x"),
@@ -153,7 +162,7 @@ class ReduceLayer:
                     *(np.int64(loop.strides[tensor]) for tensor in range(2) for loop in kept_loops),
                     *int32s(*(loop.size for loop in reduced_loops)),
                     *(np.int64(loop.strides[0]) for loop in reduced_loops),
-                    *int32s(*self.factor, self.bias, self.zero_point, low, high, start),
+                    *int32s(*self.factor, self.bias, self.zero_point, limits.min, limits.max, start),
                 ),
             )
         ]
@@ -169,24 +178,25 @@ class ReduceLayer:
 
 
 def pack(spec: ReduceSpec, rule: Rule) -> ReduceLayer:
-    """Packs MEAN, SUM, REDUCE_MAX or REDUCE_MIN of 8-bit codes; sums end in a fixed-point product."""
-    spec.require_dtype("input on a GPU", spec.activation_dtype, INT8, UINT8)
-    unsigned = spec.activation_dtype == UINT8
+    """Packs MEAN, SUM, REDUCE_MAX or REDUCE_MIN of codes; sums end in a fixed-point product."""
+    if spec.activation_dtype not in (INT8, UINT8, INT16):
+        raise spec.fail(f"there is no CUDA kernel for {spec.activation_dtype}")
+    dtype = spec.activation_dtype
     if isinstance(spec, ReduceMaxSpec):
-        return ReduceLayer(spec, "MIN" if isinstance(spec, ReduceMinSpec) else "MAX", unsigned)
+        return ReduceLayer(spec, "MIN" if isinstance(spec, ReduceMinSpec) else "MAX", dtype)
     assert isinstance(spec, MeanSpec | SumSpec)
     if uniform(rule.rounding, spec.x_shape[-1] if spec.x_shape else 0) is Rounding.V1U and isinstance(spec, MeanSpec):
         real, zero_point = image_factor_and_bias(spec)
-        return ReduceLayer(spec, "SUM", unsigned, "RULE_V1U", numerics.quantize_multiplier(real), 0, zero_point)
+        return ReduceLayer(spec, "SUM", dtype, "RULE_V1U", numerics.quantize_multiplier(real), 0, zero_point)
     if rule.rounding is Rounding.RECIPROCAL_F32:
         scale, offset = np.array(float_factor_and_offset(spec)).view(np.int32).tolist()
-        return ReduceLayer(spec, "SUM", unsigned, "RULE_RECIPROCAL_F32", (scale, offset))
+        return ReduceLayer(spec, "SUM", dtype, "RULE_RECIPROCAL_F32", (scale, offset))
     macros = {Rounding.V1: "RULE_V1", Rounding.V1_BYTES: "RULE_V1", Rounding.V2: "RULE_V2"}
     if rule.rounding not in macros:
         raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")
     # LiteRT's reference SUM takes int8 codes for the unsigned bytes that hold them.
-    unsigned = unsigned or rule.rounding is Rounding.V1_BYTES
+    dtype = UINT8 if rule.rounding is Rounding.V1_BYTES else dtype
     factor = divided_multiplier(spec) if isinstance(spec, MeanSpec) else numerics.quantize_multiplier(spec.factor)
     bias = int(numerics.wrap_int32(np.array(-spec.count * spec.x_quant.scalar_zero_point())))
     zero_point = spec.out_quant.scalar_zero_point()
-    return ReduceLayer(spec, "SUM", unsigned, macros[rule.rounding], factor, bias, zero_point)
+    return ReduceLayer(spec, "SUM", dtype, macros[rule.rounding], factor, bias, zero_point)

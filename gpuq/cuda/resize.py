@@ -9,35 +9,36 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpuq.cuda.codes import code_defines, type_name
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec, ResizeSpec, float_positions, integer_positions, q11_positions
 from gpuq.ops.resize_nearest_neighbor import ResizeNearestNeighborSpec, nearest_indices
-from gpuq.ops.spec import UINT8
+from gpuq.ops.spec import INT8, INT16, UINT8
 
 THREADS = 256
 
 
-# How resize.cu blends under each rule of RESIZE_BILINEAR, and whether codes may be int8 and uint8.
+# How resize.cu blends under each rule of RESIZE_BILINEAR, and of what types codes may be.
 BLENDS = {
-    Rounding.EXACT: ("s32", (False,)),
-    Rounding.EXACT_UP: ("s32_up", (False,)),
-    Rounding.Q11: ("q11", (False, True)),
-    Rounding.AFFINE_F32: ("f32", (True,)),
-    Rounding.AFFINE_F32_PIXEL: ("f32_pixel", (True,)),
+    Rounding.EXACT: ("s32", (INT8, INT16)),
+    Rounding.EXACT_UP: ("s32_up", (INT8,)),
+    Rounding.Q11: ("q11", (INT8, UINT8)),
+    Rounding.AFFINE_F32: ("f32", (UINT8,)),
+    Rounding.AFFINE_F32_PIXEL: ("f32_pixel", (UINT8,)),
 }
 MACROS = {rounding: f"BLEND_{rounding.name.removeprefix('AFFINE_')}" for rounding in BLENDS}
 
 
-def resize_kernel(rounding: Rounding | None = None, *, unsigned: bool = False, vec: int = 4) -> Kernel:
+def resize_kernel(rounding: Rounding | None = None, *, dtype: np.dtype[Any] = INT8, vec: int = 4) -> Kernel:
     """resize.cu; its head says what the arguments mean. Without a rule the nearest pixel."""
     linear = rounding is not None
     way = "nearest"
     if rounding is not None:
-        blend, signs = BLENDS[rounding]
-        way = f"bilinear_{blend}" + ("_unsigned" if unsigned and len(signs) > 1 else "")
+        blend, dtypes = BLENDS[rounding]
+        way = f"bilinear_{blend}" + ("_unsigned" if dtype == UINT8 and len(dtypes) > 1 else type_name(dtype))
     return Kernel(
         name=f"resize_{way}_u{8 * vec}",
         source="resize.cu",
@@ -45,7 +46,7 @@ def resize_kernel(rounding: Rounding | None = None, *, unsigned: bool = False, v
         defines=(
             ("LINEAR", int(linear)),
             ("BLEND", "BLEND_EXACT" if rounding is None else MACROS[rounding]),
-            ("X_UNSIGNED", int(unsigned)),
+            *code_defines(dtype),
             ("VEC", vec),
             ("THREADS", THREADS),
         ),
@@ -56,9 +57,9 @@ def resize_kernel(rounding: Rounding | None = None, *, unsigned: bool = False, v
 KERNELS = (
     *(resize_kernel(vec=vec) for vec in (16, 4, 1)),
     *(
-        resize_kernel(rounding, unsigned=unsigned, vec=vec)
-        for rounding, (_, signs) in BLENDS.items()
-        for unsigned in signs
+        resize_kernel(rounding, dtype=dtype, vec=vec)
+        for rounding, (_, dtypes) in BLENDS.items()
+        for dtype in dtypes
         for vec in (4, 1)
     ),
 )
@@ -103,16 +104,21 @@ class ResizeLayer:
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec, x = self.spec, inputs[0]
-        shared = alignment(spec.in_c, x.alignment(), output.alignment(), largest=4 if self.is_linear else 16)
+        size = spec.activation_dtype.itemsize
+        # Of the nearest pixel bytes are copied, whatever they mean.
+        channels, unit, dtype = (
+            (spec.in_c, size, spec.activation_dtype) if self.is_linear else (spec.in_c * size, 1, INT8)
+        )
+        largest = 4 * unit if self.is_linear else 16
+        shared = alignment(channels * unit, x.alignment(), output.alignment(), largest=largest) // unit
         vec = 16 if shared == 16 else 4 if shared >= 4 else 1
-        chunks = -(-spec.in_c // max(vec, 4))
+        chunks = -(-channels // max(vec, 4))
         threads = x.images * spec.out_h * spec.out_w * chunks
         if threads >= 1 << 31:
             raise spec.fail(f"{threads} words in one launch; the limit is 2^31 - 1, use a smaller batch")
         return [
             Launch(
-                # The nearest pixel's bytes mean nothing.
-                resize_kernel(self.rounding, unsigned=self.is_linear and spec.activation_dtype == UINT8, vec=vec),
+                resize_kernel(self.rounding, dtype=dtype, vec=vec),
                 (-(-threads // THREADS), 1, 1),
                 (
                     x.slot("x"),
@@ -123,7 +129,7 @@ class ResizeLayer:
                     output.slot("y"),
                     np.int64(output.image_pitch),
                     *int32s(output.row_pitch, output.pixel_pitch),
-                    *int32s(threads, spec.in_c, chunks, spec.out_h, spec.out_w),
+                    *int32s(threads, channels, chunks, spec.out_h, spec.out_w),
                 ),
             )
         ]
@@ -145,7 +151,7 @@ def pack(spec: ResizeBilinearSpec | ResizeNearestNeighborSpec, rule: Rule) -> Re
     """The tables of a layer."""
     rounding = rule.rounding
     if isinstance(spec, ResizeBilinearSpec):
-        if rounding not in BLENDS or (spec.dtype == UINT8) not in BLENDS[rounding][1]:
+        if rounding not in BLENDS or spec.dtype not in BLENDS[rounding][1]:
             raise spec.fail(f"there is no CUDA kernel for rule {rounding.value}")
         rows, columns = (
             _places(spec, rounding, *sizes) for sizes in ((spec.in_h, spec.out_h), (spec.in_w, spec.out_w))

@@ -21,7 +21,7 @@ def run_strides(layout: ImageLayout, shape: Shape) -> tuple[int, ...]:
 
     A tensor of one run belongs to every run of a batch: its first stride is 0.
     """
-    strides = [layout.row_pitch, layout.pixel_pitch, 1]
+    strides = [layout.row_pitch, layout.pixel_pitch, layout.itemsize]
     for size in reversed((1, 1, *shape)[1:-2]):
         strides.insert(0, strides[0] * size)
     within = strides[len(strides) - len(shape) :] if shape else []

@@ -93,7 +93,8 @@ def _follower(
     if reader is None or uses[output] != 1 or not can_follow(reader.spec):
         return None
     dtypes = {group.spec.activation_dtype, reader.spec.activation_dtype, graph.tensors[reader.outputs[0]].dtype}
-    if len(dtypes) > 1:
+    # What follows goes by tables of 8-bit codes.
+    if len(dtypes) > 1 or group.spec.activation_dtype.itemsize > 1:
         return None
     if is_sum(reader.spec):
         (residual,) = (index for index in reader.inputs if index != output)

@@ -28,6 +28,7 @@ class Inside:
         start: of its first element.
         row_pitch, pixel_pitch: of the tensor as an image, see cuda.strides.image_shape.
         is_dense: a run of it has no gaps.
+        itemsize: bytes of an element.
     """
 
     parent: int
@@ -37,13 +38,16 @@ class Inside:
     row_pitch: int
     pixel_pitch: int
     is_dense: bool
+    itemsize: int
 
     def layout(self, runs: int, shape: tuple[int, int, int]) -> ImageLayout:
         """For a layer that takes a run of the tensor as (H, W, C)."""
         _, width, channels = shape
         if self.is_dense:
-            return ImageLayout(runs, self.run_pitch, width * channels, channels, self.start)
-        return ImageLayout(runs, self.run_pitch, self.row_pitch, self.pixel_pitch, self.start)
+            row_pitch, pixel_pitch = width * channels * self.itemsize, channels * self.itemsize
+        else:
+            row_pitch, pixel_pitch = self.row_pitch, self.pixel_pitch
+        return ImageLayout(runs, self.run_pitch, row_pitch, pixel_pitch, self.start, itemsize=self.itemsize)
 
 
 @dataclass(frozen=True)
@@ -135,9 +139,10 @@ def _inside(graph: Graph, part: Part, root: int, target: Inside | None) -> Insid
         if size != whole and math.prod(whole_sizes[:number]) != 1:
             return None
         row = row * whole + first
+    size_of_one = graph.tensors[part.source].dtype.itemsize
     if target is None or target.is_dense:
         run_pitch, start = (graph.tensors[root].nbytes, 0) if target is None else (target.run_pitch, target.start)
-        row_pitch, pixel_pitch = whole_width * whole_channels, whole_channels
+        row_pitch, pixel_pitch = whole_width * whole_channels * size_of_one, whole_channels * size_of_one
     else:
         run_pitch, start = target.run_pitch, target.start
         row_pitch, pixel_pitch = target.row_pitch, target.pixel_pitch
@@ -146,10 +151,12 @@ def _inside(graph: Graph, part: Part, root: int, target: Inside | None) -> Insid
         parent=root,
         storage=root if target is None else target.storage,
         run_pitch=run_pitch,
-        start=start + row * row_pitch + column * pixel_pitch + channel,
+        start=start + row * row_pitch + column * pixel_pitch + channel * size_of_one,
         row_pitch=row_pitch,
         pixel_pitch=pixel_pitch,
-        is_dense=(width == 1 or pixel_pitch == channels) and (height == 1 or row_pitch == width * channels),
+        is_dense=(width == 1 or pixel_pitch == channels * size_of_one)
+        and (height == 1 or row_pitch == width * channels * size_of_one),
+        itemsize=size_of_one,
     )
 
 

@@ -150,7 +150,8 @@ EXP_RANGE = 10.0
 """exp(-10) counts as the smallest probability of int16."""
 
 
-def _interpolated(spec: SoftmaxSpec, rule: Rule, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+def int16_tables(spec: SoftmaxSpec, rule: Rule) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """((65536,) exp by the difference from the row's maximum, (513,) table of 1 / (1 + r)) of int16."""
     single = rule.rounding is Rounding.INTERPOLATED_F32
     kind = np.dtype(np.float32 if single else np.float64)
     unit = kind.type(2.0) / kind.type(65535)
@@ -160,9 +161,13 @@ def _interpolated(spec: SoftmaxSpec, rule: Rule, rows: npt.NDArray[np.int64]) ->
     # LiteRT multiplies scale and beta in float32, TFLite Micro in float64.
     product = scale * beta if single else float(np.float32(scale) * np.float32(beta))
     factor = np.array(product / (EXP_RANGE / 65535.0))
-    diff = rows - rows.max(axis=1, keepdims=True)
-    positions = numerics.requantize(diff, Rounding.V1, factor) + 32767
-    probabilities = interpolated(np.clip(positions, -32768, 32767), exps)
+    positions = numerics.requantize(-np.arange(1 << 16, dtype=np.int64), Rounding.V1, factor) + 32767
+    return interpolated(np.clip(positions, -32768, 32767), exps), inverses
+
+
+def _interpolated(spec: SoftmaxSpec, rule: Rule, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    exps, inverses = int16_tables(spec, rule)
+    probabilities = exps[rows.max(axis=1, keepdims=True) - rows]
     total = numerics.wrap_int32(probabilities.sum(axis=1, keepdims=True))
     # frexp gives floor(log2 total) + 1 exactly: int32 values are exact in float64.
     bits = np.frexp(total.astype(np.float64))[1].astype(np.int64)

@@ -54,6 +54,24 @@ inline unsigned pack_saturated(int b0, int b1, int b2, int b3, int low, int high
   return word;
 }
 
+inline unsigned pack_saturated_s16(int h0, int h1) {
+  const auto half = [](int h) {
+    return static_cast<unsigned>(h < -32768 ? -32768 : h > 32767 ? 32767 : h) & 0xffff;
+  };
+  return half(h1) << 16 | half(h0);
+}
+
+// c + the two halves of a times two bytes of b, from byte `first` on.
+inline int dp2a(int a, int b, int c, int first) {
+  unsigned sum = static_cast<unsigned>(c);
+  for (int i = 0; i < 2; ++i) {
+    const int half = static_cast<short>(static_cast<unsigned>(a) >> (16 * i) & 0xffff);
+    // A product is within 23 bits; only the sum may wrap.
+    sum += static_cast<unsigned>(half * byte_of<signed char>(b, first + i));
+  }
+  return static_cast<int>(sum);
+}
+
 inline unsigned prmt(unsigned a, unsigned b, unsigned selector) {
   const unsigned long long bytes = static_cast<unsigned long long>(b) << 32 | a;
   unsigned result = 0;
@@ -98,6 +116,9 @@ inline int __dp4a(char4 a, char4 b, int c) {
 inline unsigned __dp4a(uchar4 a, uchar4 b, unsigned c) {
   return __dp4a(gpuq_host::bit_cast<unsigned>(a), gpuq_host::bit_cast<unsigned>(b), c);
 }
+
+inline int __dp2a_lo(int a, int b, int c) { return gpuq_host::dp2a(a, b, c, 0); }
+inline int __dp2a_hi(int a, int b, int c) { return gpuq_host::dp2a(a, b, c, 2); }
 
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   // The CUDA documentation gives these bits no meaning.

@@ -1,0 +1,268 @@
+"""CONV_2D of int16 activations with int8 weights on dp2a: pack(), choices(), and the launches of one layer.
+
+| kernel                 | file in kernels_cuda/ | for                                                       |
+|------------------------|-----------------------|-----------------------------------------------------------|
+| conv2d_igemm_dp2a_...  | conv2d_igemm_dp2a.cu  | implicit GEMM in tiles of shared memory                   |
+| conv2d_direct_dp2a_... | conv2d_direct_dp2a.cu | few outputs: small networks, batch 1, matrix times vector |
+
+Weights are laid out as those of cuda/conv2d.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq.cuda.conv2d import k_bytes, k_table, pack_weights
+from gpuq.cuda.epilogue import Epilogue, epilogue_defines, pack_epilogue
+from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
+from gpuq.cuda.layer import Traits
+from gpuq.cuda.layout import ImageLayout
+from gpuq.numerics import Rule
+from gpuq.ops.conv2d import Conv2dSpec, check_weights
+from gpuq.ops.spec import INT16
+
+# Elements of one load along the channels; 1 takes any channel count.
+VECTORS = (8, 4, 1)
+
+# Elements of K of a tile.
+BK = 32
+
+
+@dataclass(frozen=True)
+class IgemmTile:
+    """How a block of the implicit GEMM is cut; see kernels_cuda/conv2d_igemm_dp2a.cu.
+
+    Attributes:
+        min_blocks: blocks that share a multiprocessor, which bounds a thread's registers.
+    """
+
+    warps_m: int
+    warps_n: int
+    tm: int
+    tn: int
+    min_blocks: int
+    stages: int = 3
+
+    @property
+    def bm(self) -> int:
+        """Output pixels of a block."""
+        return self.warps_m * 4 * self.tm
+
+    @property
+    def bn(self) -> int:
+        """Output channels of a block."""
+        return self.warps_n * 8 * self.tn
+
+    @property
+    def threads(self) -> int:
+        return self.warps_m * self.warps_n * 32
+
+    @property
+    def name(self) -> str:
+        return f"conv2d_igemm_dp2a_{self.bm}x{self.bn}x{BK}"
+
+    def kernel(
+        self,
+        vec: int = 8,
+        sum64: bool = True,
+        epilogue: tuple[tuple[str, int | str], ...] = epilogue_defines("RULE_V3", INT16, clamps=True),
+    ) -> Kernel:
+        """The tile compiled for one kind of layer; the defaults are the layers that matter most."""
+        return Kernel(
+            name=self.name,
+            source="conv2d_igemm_dp2a.cu",
+            entry="conv2d_igemm_dp2a",
+            defines=(
+                ("WARPS_M", self.warps_m),
+                ("WARPS_N", self.warps_n),
+                ("TM", self.tm),
+                ("TN", self.tn),
+                ("STAGES", self.stages),
+                ("MIN_BLOCKS", self.min_blocks),
+                ("VEC", vec),
+                ("SUM64", int(sum64)),
+                *epilogue,
+            ),
+            threads=(self.threads, 1, 1),
+        )
+
+
+@dataclass(frozen=True)
+class DirectTile:
+    """How the direct convolution shares its work; see kernels_cuda/conv2d_direct_dp2a.cu.
+
+    Attributes:
+        lanes_k: neighbouring lanes that share the K of four neighbouring channels of a pixel.
+    """
+
+    lanes_k: int
+    threads: int = 128
+
+    @property
+    def name(self) -> str:
+        return f"conv2d_direct_dp2a_k{self.lanes_k}"
+
+    def kernel(
+        self,
+        vec: int = 8,
+        sum64: bool = True,
+        epilogue: tuple[tuple[str, int | str], ...] = epilogue_defines("RULE_V3", INT16, clamps=True),
+    ) -> Kernel:
+        """The kernel compiled for one kind of layer."""
+        return Kernel(
+            name=self.name,
+            source="conv2d_direct_dp2a.cu",
+            entry="conv2d_direct_dp2a",
+            defines=(
+                ("LANES_K", self.lanes_k),
+                ("THREADS", self.threads),
+                ("VEC", vec),
+                ("SUM64", int(sum64)),
+                *epilogue,
+            ),
+            threads=(self.threads, 1, 1),
+        )
+
+
+IGEMM_TILES = (
+    IgemmTile(warps_m=4, warps_n=2, tm=8, tn=4, min_blocks=1),
+    IgemmTile(warps_m=4, warps_n=1, tm=8, tn=4, min_blocks=2),
+    IgemmTile(warps_m=2, warps_n=2, tm=4, tn=4, min_blocks=4),
+    IgemmTile(warps_m=2, warps_n=1, tm=4, tn=4, min_blocks=8),
+)
+DIRECT_TILES = (DirectTile(4), DirectTile(32))
+
+KERNELS = tuple(tile.kernel(sum64=sum64) for tile in (*IGEMM_TILES, *DIRECT_TILES) for sum64 in (True, False))
+"""Every tile with sums of 64 bits and of 32, channels in multiples of 8, int64 bias."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conv2dInt16Layer:
+    """The constants of one layer as every tile reads them; NumPy arrays.
+
+    Attributes:
+        weights: int8 (groups, O', K'), see conv2d.Conv2dLayer.
+    """
+
+    spec: Conv2dSpec
+    weights: npt.NDArray[np.int8]
+    epilogue: Epilogue
+    constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        constants = {"weights": self.weights, **self.epilogue.constants(self.spec.groups, self.weights.shape[1])}
+        group_in = self.spec.in_c // self.spec.groups
+        constants |= {f"k_table_{vec}": k_table(self.spec, vec) for vec in VECTORS if vec == 1 or group_in % vec == 0}
+        object.__setattr__(self, "constants", constants)
+
+    @property
+    def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        return ((self.spec.in_h, self.spec.in_w, self.spec.in_c),)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int]:
+        return (*self.spec.window.output_hw(self.spec.in_h, self.spec.in_w), self.spec.out_c)
+
+    def choices(self, runs: int, traits: Traits) -> Sequence[IgemmTile | DirectTile]:
+        return choices(self.spec, runs, traits.multiprocessors)
+
+    def workspace_bytes(self, runs: int, choice: IgemmTile | DirectTile) -> int:
+        return 0
+
+    def launches(
+        self, choice: IgemmTile | DirectTile, inputs: Sequence[ImageLayout], output: ImageLayout
+    ) -> Sequence[Launch]:
+        (x,), y, spec, window, epilogue = inputs, output, self.spec, self.spec.window, self.epilogue
+        out_h, out_w, out_c = spec.output_shape
+        group_in, group_out = spec.in_c // spec.groups, out_c // spec.groups
+        pixels = x.images * out_h * out_w
+        columns = -(-group_out // 4) * spec.groups
+        if pixels * columns >= 1 << 31:
+            raise spec.fail(f"{pixels * columns} outputs of 4 channels in one launch; the limit is 2^31 - 1")
+        vec = next(vec for vec in VECTORS if vec == 1 or (group_in % vec == 0 and x.alignment() % (2 * vec) == 0))
+        if isinstance(choice, DirectTile):
+            grid = (-(-pixels * columns * choice.lanes_k // choice.threads), 1, 1)
+            cut = int32s(columns, pixels * columns, -(-k_bytes(spec) // max(vec, 4)))
+        else:
+            grid = (-(-pixels // choice.bm), -(-group_out // choice.bn), spec.groups)
+            cut = int32s(-(-k_bytes(spec) // BK))
+        together = group_out % 4 == 0 and y.alignment(8) == 8
+        return [
+            Launch(
+                choice.kernel(vec, epilogue.sum64, epilogue.defines),
+                grid,
+                (
+                    x.slot("x"),
+                    np.int64(x.image_pitch),
+                    *int32s(x.row_pitch, x.pixel_pitch),
+                    *(Slot("weights"), Slot(f"k_table_{vec}"), Slot("bias"), Slot("factors"), y.slot("y")),
+                    np.int64(y.image_pitch),
+                    *int32s(y.row_pitch, y.pixel_pitch),
+                    *int32s(pixels, spec.in_h, spec.in_w, group_in, out_h, out_w, group_out, self.weights.shape[1]),
+                    *int32s(window.stride_h, window.stride_w, window.pad_top, window.pad_left),
+                    np.int32(self.weights.shape[2] // 16),
+                    *cut,
+                    *int32s(epilogue.act_min, epilogue.act_max, together),
+                ),
+            )
+        ]
+
+
+def pack(
+    spec: Conv2dSpec,
+    rule: Rule,
+    weights: npt.NDArray[Any],
+    bias: npt.NDArray[Any] | None,
+    w_zero_point: int = 0,
+) -> Conv2dInt16Layer:
+    """Packs a layer's constants.
+
+    Args:
+        weights: OHWI codes.
+        bias: (O,) of the spec's bias_dtype, or None.
+        w_zero_point: of the weights, where the spec cannot say it (FULLY_CONNECTED).
+    """
+    check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
+    centred = weights.astype(np.int64).reshape(spec.out_c, -1) - w_zero_point
+    spec.require(
+        bool(np.all(np.abs(centred) <= 127) or w_zero_point == 0),
+        f"weights minus their zero point {w_zero_point} leave int8, which int16 layers have no CUDA kernel for",
+    )
+    epilogue = pack_epilogue(spec, rule, centred, bias)
+    centred[epilogue.constant] = 0
+    return Conv2dInt16Layer(spec, pack_weights(spec, centred), epilogue)
+
+
+# The model of choices(), until measured; see conv2d.choices.
+BUSY_THREADS = 256
+PIPELINE_TILES = 4
+DIRECT_LOAD_COST = 8.0
+
+
+@lru_cache(maxsize=4096)
+def choices(spec: Conv2dSpec, images: int, multiprocessors: int) -> Sequence[IgemmTile | DirectTile]:
+    """Tiles for this batch, cheapest first: pure, by a count of what the multiprocessor with the most blocks does."""
+    pixels, channels, _ = spec.gemm_mnk
+    pixels *= images
+    k = k_bytes(spec)
+
+    def cost(tile: IgemmTile | DirectTile) -> float:
+        if isinstance(tile, IgemmTile):
+            blocks = -(-pixels // tile.bm) * -(-channels // tile.bn) * spec.groups
+            # Per two elements of K one dp2a, and a quarter of the loads of eight.
+            per_block = tile.bm * tile.bn * (-(-k // BK) + PIPELINE_TILES) * (BK // 2) * (1 + 1 / tile.tm + 1 / tile.tn)
+        else:
+            lanes = pixels * -(-channels // 4) * spec.groups * tile.lanes_k
+            blocks = -(-lanes // tile.threads)
+            per_lane = -(-k // (8 * tile.lanes_k)) * (16 + 5 * DIRECT_LOAD_COST) + 8 * tile.lanes_k.bit_length()
+            per_block = tile.threads * per_lane
+        per_multiprocessor = -(-blocks // multiprocessors)
+        return per_multiprocessor * per_block * max(1.0, BUSY_THREADS / (per_multiprocessor * tile.threads))
+
+    return tuple(sorted((*IGEMM_TILES, *DIRECT_TILES), key=cost))
