@@ -123,7 +123,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const Chunk b_chunk = load_row<B_STEP>(b_codes, count);
 #if OPERATION == OPERATION_PAIR
   const unsigned char* const pairs = reinterpret_cast<const unsigned char*>(a_table);
-#else
+#elif OPERATION == OPERATION_SUM || OPERATION == OPERATION_PRODUCT
   const Factor factor = factors[0];
   const Factor four_factors[4] = {factor, factor, factor, factor};
 #endif

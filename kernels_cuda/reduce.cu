@@ -37,9 +37,21 @@ __device__ __forceinline__ int combined(int a, int b) {
 #endif
 }
 
+// A column's factor: only rules of blocks ask whether it is behind the last whole one.
+__device__ __forceinline__ void set_factor(FixedPointFactor& factor, int multiplier, int shift, bool) {
+  factor.multiplier = multiplier;
+  factor.shift = shift;
+}
+__device__ __forceinline__ void set_factor(BlockFactor& factor, int multiplier, int shift, bool away) {
+  factor.multiplier = multiplier;
+  factor.shift = shift;
+  factor.away = away ? 1 : 0;
+}
+
 // outputs: without COLUMNS all elements of y; with COLUMNS all rows of `columns` of them, one for each
-// blockIdx.x. bias: -count * zp_x, modulo 2^32. start: what combines with any code to that code. kept_0 is
-// the innermost kept loop, reduced_0 the innermost reduced one.
+// blockIdx.x. bias: -count * zp_x, modulo 2^32. channels, whole: of RULE_V1_BLOCKS, see there; a column's
+// channel is its number modulo `channels`, and from `whole` on there is no whole block. start: what combines
+// with any code to that code. kept_0 is the innermost kept loop, reduced_0 the innermost reduced one.
 extern "C" __global__ void __launch_bounds__(THREADS)
     reduce(const unsigned char* __restrict__ x, unsigned char* __restrict__ y, int outputs, int columns,
            int kept_0, int kept_1, int kept_2, int kept_3, long long x_kept_0, long long x_kept_1,
@@ -47,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
            long long y_kept_2, long long y_kept_3, long long y_kept_4, int reduced_0, int reduced_1,
            int reduced_2, int reduced_3, long long x_reduced_0, long long x_reduced_1, long long x_reduced_2,
            long long x_reduced_3, int multiplier, int shift, int bias, int out_zero_point, int act_min,
-           int act_max, int start) {
+           int act_max, int start, int channels, int whole) {
 #if COLUMNS
   const int output = static_cast<int>(blockIdx.x);
 #else
@@ -68,9 +80,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       x + (k0 * x_kept_0 + k1 * x_kept_1 + k2 * x_kept_2 + k3 * x_kept_3 + k4 * x_kept_4);
   unsigned char* const target =
       y + (k0 * y_kept_0 + k1 * y_kept_1 + k2 * y_kept_2 + k3 * y_kept_3 + k4 * y_kept_4);
-#if REDUCTION == REDUCTION_SUM
-  const Factor factor = {multiplier, shift};
-#endif
 
 #if COLUMNS
   SHARED(int, partial, [SLICES][QUADS][4]);
@@ -117,7 +126,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #endif
   if (slice != 0 || valid <= 0) return;
 #if REDUCTION == REDUCTION_SUM
-  const Factor factors[4] = {factor, factor, factor, factor};
+  Factor factors[4];
+#pragma unroll
+  for (int c = 0; c < 4; ++c) set_factor(factors[c], multiplier, shift, (first + c) % channels >= whole);
 #pragma unroll
   for (int c = 0; c < 4; ++c) sums[c] = wrapping_add(sums[c], bias);
   const Codes codes = codes_of(sums, factors, out_zero_point, act_min, act_max);
@@ -148,6 +159,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     source += x_reduced_3;
   }
 #if REDUCTION == REDUCTION_SUM
+  Factor factor;
+  set_factor(factor, multiplier, shift, true);
   *reinterpret_cast<Code*>(target) =
       saturated_code(clamped_code(wrapping_add(sum, bias), factor, out_zero_point, act_min, act_max));
 #else

@@ -24,7 +24,9 @@ enum Rule {
   RULE_V3 = 5,
   RULE_V4 = 6,
   RULE_V6 = 7,
-  RULE_RECIPROCAL_F32 = 8,  // MEAN of XNNPACK
+  RULE_RECIPROCAL_F32 = 8,  // MEAN and SUM of XNNPACK
+  RULE_AFFINE_F32 = 9,      // SUM of LiteRT's optimized kernels
+  RULE_V1_BLOCKS = 10,      // V1U in whole blocks of channels, V1 in the rest
 };
 
 // acc << shift modulo 2^32, without signed overflow.
@@ -111,6 +113,26 @@ struct Requantize<RULE_V1U> {
   }
 };
 
+struct BlockFactor {
+  int multiplier;
+  int shift;
+  int away;  // 1: V1, the channel is behind the last whole block; 0: V1U
+};
+
+template <>
+struct Requantize<RULE_V1_BLOCKS> {
+  typedef BlockFactor Factor;
+  static __device__ __forceinline__ int apply(int acc, Factor factor, int zero_point) {
+    const int left = factor.shift > 0 ? factor.shift : 0;
+    const int right = factor.shift > 0 ? 0 : -factor.shift;
+    const int high = rounding_doubling_high_mul(wrapping_shift_left(acc, left), factor.multiplier);
+    // Ties of negative numbers are all that the rules differ in: see rounding_divide_by_pot().
+    const int mask = static_cast<int>((1u << right) - 1u);
+    const int threshold = (mask >> 1) + (high < 0 ? factor.away : 0);
+    return with_zero_point((high >> right) + ((high & mask) > threshold ? 1 : 0), zero_point);
+  }
+};
+
 template <>
 struct Requantize<RULE_V2> {
   typedef FixedPointFactor Factor;
@@ -165,5 +187,19 @@ struct Requantize<RULE_RECIPROCAL_F32> {
     const float scaled = __fmul_rn(__int2float_rn(acc), __int_as_float(factor.multiplier));
     // Saturates beyond int32, as in V4.
     return __float2int_rn(__fadd_rn(scaled, __int_as_float(factor.shift)));
+  }
+};
+
+// The same two floats; ties away from zero, and the zero point behind.
+template <>
+struct Requantize<RULE_AFFINE_F32> {
+  typedef FixedPointFactor Factor;
+  static __device__ __forceinline__ int apply(int acc, Factor factor, int zero_point) {
+    const float scaled = __fadd_rn(__fmul_rn(__int2float_rn(acc), __int_as_float(factor.multiplier)),
+                                   __int_as_float(factor.shift));
+    const float whole = truncf(scaled);
+    const bool up = fabsf(__fsub_rn(scaled, whole)) >= 0.5f;
+    return with_zero_point(__float2int_rz(up ? __fadd_rn(whole, copysignf(1.0f, scaled)) : whole),
+                           zero_point);
   }
 };

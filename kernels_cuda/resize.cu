@@ -110,7 +110,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int ow = pixel % out_w;
   const int oh = pixel / out_w % out_h;
   const long long image = pixel / out_w / out_h;
-  const int valid = channels - first;
   const Place row = rows[oh];
   const Place column = columns[ow];
   const unsigned char* const source = x + image * x_image_pitch + (LINEAR ? CODE_BYTES : 1) * first;
@@ -118,6 +117,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                 static_cast<long long>(ow) * y_pixel_pitch +
                                 (LINEAR ? CODE_BYTES : 1) * first;
 #if LINEAR
+  const int valid = channels - first;
   const unsigned char* const top = source + static_cast<long long>(row.x) * x_row_pitch;
   const unsigned char* const bottom = source + static_cast<long long>(row.y) * x_row_pitch;
   const long long left = static_cast<long long>(column.x) * x_pixel_pitch;
@@ -144,7 +144,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #else
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
-    if (c < valid) target[c] = copied[c];
+    if (first + c < channels) target[c] = copied[c];
   }
 #endif
 #endif

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -17,12 +17,12 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.cuda.codes import type_name
 from gpuq.cuda.epilogue import epilogue_defines, pack_factors
-from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
+from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s, prefixed
 from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout, alignment
-from gpuq.cuda.strides import Dimension, folded, image_shape, run_strides
+from gpuq.cuda.strides import Dimension, broadcast_strides, folded, image_shape, run_strides
 from gpuq.numerics import Bounds, Int64Array, Rounding, Rule
-from gpuq.ops.add import extra_bits, q20_multipliers, sum_factors
+from gpuq.ops.add import SUM_BLOCK, q20_multipliers, scaled_input, sum_factors
 from gpuq.ops.broadcast import BinarySpec, BroadcastSpec
 from gpuq.ops.maximum_minimum import MaximumSpec, MinimumSpec
 from gpuq.ops.mul import MulSpec
@@ -158,7 +158,7 @@ class BinaryLayer:
         memory, layouts = self._operands(inputs)
         sizes = (output.images, *spec.output_shape)
         strides = [
-            _broadcast_strides(layout, shape, spec.output_shape)
+            broadcast_strides(layout, shape, spec.output_shape)
             for layout, shape in zip(layouts, self.shapes, strict=True)
         ]
         dimensions = folded(sizes, *strides, run_strides(output, spec.output_shape))
@@ -245,11 +245,42 @@ class BinaryLayer:
         return found if found == most else 4 if found >= 4 else 1
 
 
-def _broadcast_strides(layout: ImageLayout, shape: Shape, output_shape: Shape) -> tuple[int, ...]:
-    """Byte strides of an operand along (runs, *output_shape), 0 where it is broadcast."""
-    runs, *within = run_strides(layout, shape)
-    steps = [0 if size == 1 else step for size, step in zip(shape, within, strict=True)]
-    return (runs, *[0] * (len(output_shape) - len(shape)), *steps)
+@dataclass(frozen=True, eq=False)
+class BlockwiseLayer:
+    """A sum by a rule of blocks: the elements in whole blocks of a run are one layer, those behind another.
+
+    Attributes:
+        parts: (first element of a run, layer of the elements from there on), one or two.
+    """
+
+    spec: BinarySpec
+    parts: tuple[tuple[int, BinaryLayer], ...]
+
+    @property
+    def constants(self) -> Mapping[str, npt.NDArray[Any]]:
+        return {f"part{first}_{name}": each for first, part in self.parts for name, each in part.constants.items()}
+
+    @property
+    def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        return (self.y_shape,) * len(self.parts[0][1].x_shapes)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int]:
+        return 1, 1, math.prod(self.spec.output_shape)
+
+    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
+        return self.parts[0][1].choices(runs, traits)
+
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
+        return 0
+
+    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+        found: list[Launch] = []
+        for first, part in self.parts:
+            *xs, y = (replace(each, offset=each.offset + first * each.itemsize) for each in (*inputs, output))
+            launches = part.launches(choice, xs, y)
+            found += [prefixed(launch, f"part{first}_", part.constants) for launch in launches]
+        return found
 
 
 def affine(values: npt.NDArray[np.int32], dtype: np.dtype[Any]) -> tuple[int, int] | None:
@@ -265,12 +296,30 @@ def pack(
     rule: Rule,
     a: npt.NDArray[Any] | None = None,
     b: npt.NDArray[Any] | None = None,
-) -> BinaryLayer:
+) -> BinaryLayer | BlockwiseLayer:
     """Packs an ADD, SUB or MUL.
 
     Args:
         a, b: codes of an operand that is constant; None of an activation.
     """
+    if rule.rounding is not Rounding.V1_EARLY_SHIFT_BLOCK16:
+        return pack_sum_or_product(spec, rule, a, b)
+    spec.require(spec.a_shape == spec.b_shape, f"a rule of blocks with operands of {spec.a_shape} and {spec.b_shape}")
+    size = math.prod(spec.output_shape)
+    whole = size // SUM_BLOCK * SUM_BLOCK
+    parts = []
+    for first, stop, rounding in ((0, whole, rule.rounding), (whole, size, Rounding.V1)):
+        if first < stop:
+            part = replace(spec, a_shape=(stop - first,), b_shape=(stop - first,))
+            operands = [None if each is None else each.reshape(-1)[first:stop] for each in (a, b)]
+            parts.append((first, pack_sum_or_product(part, replace(rule, rounding=rounding), *operands)))
+    return BlockwiseLayer(spec, tuple(parts))
+
+
+def pack_sum_or_product(
+    spec: BinarySpec, rule: Rule, a: npt.NDArray[Any] | None = None, b: npt.NDArray[Any] | None = None
+) -> BinaryLayer:
+    """Packs an ADD, SUB or MUL by a rule that is one for all elements (or all of them lie in whole blocks)."""
     codes = all_codes(spec.activation_dtype).astype(np.int64)
     rounding = rule.rounding
     a_codes, b_codes = codes - spec.a_quant.scalar_zero_point(), codes - spec.b_quant.scalar_zero_point()
@@ -288,9 +337,10 @@ def pack(
     else:
         *factors, out_factor = sum_factors(spec)
         values = [
-            numerics.requantize(raised << extra_bits(spec), rounding, np.array(factor))
-            for raised, factor in zip((a_codes, b_codes), factors, strict=True)
+            scaled_input(spec, rounding, centred, factor)
+            for centred, factor in zip((a_codes, b_codes), factors, strict=True)
         ]
+        rounding = Rounding.V1 if rounding is Rounding.V1_EARLY_SHIFT_BLOCK16 else rounding
         real = np.array([out_factor])
         bound = np.abs(values[0]).max() + np.abs(values[1]).max()
     if isinstance(spec, SubSpec):

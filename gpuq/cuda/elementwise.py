@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
+from gpuq.cuda.kernel import Argument, Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.errors import InputTypeError
@@ -23,18 +23,22 @@ from gpuq.ops.unary import UnarySpec
 from gpuq.quant import Quant
 
 THREADS = 256
+# Elements of a whole block of the rules of blocks.
+BLOCK = 8
+
 CODE_DTYPES = ("int8", "uint8", "int16", "int32")
 
 
-def affine_kernel(op: str, dtype: str, *, per_channel: bool = False, vector: bool = True) -> Kernel:
-    """quantize.cu or dequantize.cu for codes of this dtype."""
+def affine_kernel(op: str, dtype: str, *, per_channel: bool = False, vector: bool = True, blocks: int = 0) -> Kernel:
+    """quantize.cu or dequantize.cu for codes of this dtype; blocks: RECIPROCAL or BLOCKS."""
     return Kernel(
-        name=f"{op}_f32_{dtype}",
+        name=f"{op}_f32_{dtype}" + ("" if not blocks else "_reciprocal" if op == "quantize" else "_blocks"),
         source=f"{op}.cu",
         entry=op,
         defines=(
             ("CODE", f"{dtype}_t"),
             ("PER_CHANNEL", int(per_channel)),
+            ("RECIPROCAL" if op == "quantize" else "BLOCKS", blocks),
             ("VECTOR", int(vector)),
             ("THREADS", THREADS),
         ),
@@ -72,6 +76,8 @@ def wide_map_kernel(x_bits: int, y_bits: int, *, rest: bool = False, vector: boo
 
 KERNELS = (
     *(affine_kernel(op, dtype) for op in ("quantize", "dequantize") for dtype in CODE_DTYPES),
+    *(affine_kernel("quantize", "int8", blocks=blocks) for blocks in (1, 2)),
+    affine_kernel("dequantize", "int8", blocks=1),
     map_kernel(),
     map_kernel(rest=True),
     *(wide_map_kernel(*bits) for bits in ((8, 16), (16, 8), (16, 16))),
@@ -86,12 +92,16 @@ class AffineMap:
     Attributes:
         op: "quantize" or "dequantize".
         inner: elements between neighbouring channels: the product of the dimensions behind the axis.
+        rounding: AFFINE_F32 or its rules of reciprocals and blocks, per tensor.
+        run: elements of a run, which such rules count in.
     """
 
     op: str
     quant: Quant
     inner: int = 1
     narrow_range: bool = False
+    rounding: Rounding = Rounding.AFFINE_F32
+    run: int = 1
     constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,9 +122,21 @@ class AffineMap:
         four_codes = 4 * self.quant.dtype.itemsize
         codes, values = (y_misalignment, x_misalignment) if self.op == "quantize" else (x_misalignment, y_misalignment)
         vector = codes % four_codes == 0 and values % 16 == 0
-        limits = int32s(self.quant.qmin + self.narrow_range, self.quant.qmax) if self.op == "quantize" else ()
+        whole = self.run // BLOCK * BLOCK
+        if self.op == "quantize":
+            more: tuple[Argument, ...] = int32s(self.quant.qmin + self.narrow_range, self.quant.qmax, self.run, whole)
+            blocks = 0 if self.rounding is Rounding.AFFINE_F32 else 1
+            if self.rounding is Rounding.RECIPROCAL_F32_BLOCK8 and whole < self.run:
+                blocks = 2
+        else:
+            moved = 0.0 if self.quant.is_per_channel else -self.quant.scalar_zero_point() * self.quant.scalar_scale()
+            more = (*int32s(self.run, whole), np.float32(moved))
+            blocks = int(self.rounding is Rounding.AFFINE_F32_BLOCK8)
+        kernel = affine_kernel(
+            self.op, self.quant.dtype.name, per_channel=self.quant.is_per_channel, vector=vector, blocks=blocks
+        )
         return Launch(
-            affine_kernel(self.op, self.quant.dtype.name, per_channel=self.quant.is_per_channel, vector=vector),
+            kernel,
             (-(-elements // (4 * THREADS)), 1, 1),
             (
                 Slot("x"),
@@ -124,7 +146,7 @@ class AffineMap:
                 np.int64(elements),
                 np.int64(self.inner),
                 np.int32(self.quant.scales.size),
-                *limits,
+                *more,
             ),
         )
 
@@ -233,11 +255,9 @@ def pack_map(spec: Spec, rule: Rule) -> MapLayer:
 
 def pack(spec: Spec, rule: Rule) -> AffineLayer | MapLayer:
     """QUANTIZE, DEQUANTIZE, or an operator on one code whose output has its input's shape."""
-    is_affine = isinstance(spec, DequantizeSpec) or (isinstance(spec, QuantizeSpec) and spec.x_quant is None)
-    if is_affine and uniform(rule.rounding, math.prod(spec.output_shape)) is not Rounding.AFFINE_F32:
-        raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")
+    run = math.prod(spec.output_shape)
     if isinstance(spec, QuantizeSpec) and spec.x_quant is None:
-        return AffineLayer(spec, AffineMap("quantize", spec.out_quant))
+        return AffineLayer(spec, AffineMap("quantize", spec.out_quant, rounding=rule.rounding, run=run))
     if isinstance(spec, DequantizeSpec):
-        return AffineLayer(spec, AffineMap("dequantize", spec.x_quant))
+        return AffineLayer(spec, AffineMap("dequantize", spec.x_quant, rounding=rule.rounding, run=run))
     return pack_map(spec, rule)

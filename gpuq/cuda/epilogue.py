@@ -31,6 +31,7 @@ from gpuq.ops.spec import INT8, INT16, UINT8
 _RULES = {
     Rounding.V1: "RULE_V1",
     Rounding.V1U: "RULE_V1U",
+    Rounding.V1U_BLOCK8: "RULE_V1_BLOCKS",
     Rounding.V2: "RULE_V2",
     Rounding.V3: "RULE_V3",
     Rounding.V4: "RULE_V4",
@@ -232,6 +233,10 @@ def pack_factors(
     if rounding is Rounding.V6:
         return reals.astype(np.float64), _RULES[rounding], none
     multipliers, shifts = numerics.quantize_multipliers(reals)
+    if rounding in numerics.V1U_BLOCKS:
+        block = numerics.V1U_BLOCKS[rounding]
+        away = np.arange(reals.size) >= reals.size // block * block
+        return np.stack([multipliers, shifts, away], axis=1).astype(np.int32), _RULES[rounding], none
     if rounding is Rounding.V1:
         right = _right_shift_factors(multipliers, shifts, bias, bounds, zero_point)
         if right is not None and (can_clear or not right[1].any()):

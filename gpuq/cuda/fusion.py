@@ -63,7 +63,7 @@ def pack(followers: Sequence[Follower]) -> Fusion:
         if not is_sum(spec):
             codes = elementwise.pack_map(spec, follower.rule).table.view(np.uint8)[codes].astype(np.int64)
             continue
-        layer = binary.pack(spec, follower.rule)
+        layer = binary.pack_sum_or_product(spec, follower.rule)
         # By the chain's first code, as the convolution gives it.
         values = (layer.values[follower.operand][codes], layer.values[1 - follower.operand])
         lines = [binary.affine(each, dtype) for each in values]

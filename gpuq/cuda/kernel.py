@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,6 +77,19 @@ class Launch:
                 argument = Pointer(pointer.array, pointer.offset + argument.offset)
             arguments.append(argument)
         return replace(self, arguments=tuple(arguments))
+
+
+def prefixed(launch: Launch, prefix: str, names: Collection[str]) -> Launch:
+    """The launch with `prefix` before these names of its Slots: the constants of a layer that is part of another."""
+    return replace(
+        launch,
+        arguments=tuple(
+            replace(argument, name=prefix + argument.name)
+            if isinstance(argument, Slot) and argument.name in names
+            else argument
+            for argument in launch.arguments
+        ),
+    )
 
 
 def int32s(*values: int) -> tuple[np.int32, ...]:

@@ -22,6 +22,7 @@ from gpuq.cuda import (
     elementwise,
     fully_connected,
     movement,
+    numbers,
     pool_2d,
     reduce,
     resize,
@@ -171,6 +172,9 @@ def layer_of(
         return copy.pack_concatenation(spec, rule, constants)
     if isinstance(spec, MovementSpec):
         return movement.pack(spec, rule, constants)
+    plain = numbers.pack(spec, rule, constants)
+    if plain is not None:
+        return plain
     if constants[0] is None:
         if isinstance(spec, SoftmaxSpec) and spec.activation_dtype == INT16:
             return softmax_int16.pack(spec, rule)
@@ -214,6 +218,7 @@ def takes_pitches(layer: Layer) -> bool:
     return not isinstance(
         layer,
         arg_max.ArgMaxLayer
+        | binary.BlockwiseLayer
         | elementwise.AffineLayer
         | elementwise.MapLayer
         | movement.MovementLayer

@@ -19,7 +19,14 @@ from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, folded, image_shape, run_strides
 from gpuq.numerics import Rounding, Rule, uniform
 from gpuq.ops.mean import MeanSpec, divided_multiplier, image_factor_and_bias
-from gpuq.ops.reduce import ReduceMaxSpec, ReduceMinSpec, ReduceSpec, SumSpec, float_factor_and_offset
+from gpuq.ops.reduce import (
+    ReduceMaxSpec,
+    ReduceMinSpec,
+    ReduceSpec,
+    SumSpec,
+    affine_factor_and_offset,
+    float_factor_and_offset,
+)
 from gpuq.ops.spec import INT8, INT16, UINT8
 
 THREADS = 128
@@ -55,6 +62,7 @@ QUADS = (8, 32)
 KERNELS = (
     *(reduce_kernel(quads, vec=vec) for quads in QUADS for vec in (4, 1)),
     reduce_kernel(0, vec=1),
+    reduce_kernel(QUADS[0], rule="RULE_V1_BLOCKS"),
     reduce_kernel(QUADS[0], reduction="MAX"),
     reduce_kernel(0, reduction="MIN", vec=1),
     reduce_kernel(QUADS[0], dtype=INT16),
@@ -84,6 +92,7 @@ class ReduceLayer:
         factor: (multiplier, shift) of a sum with its bias; of RULE_RECIPROCAL_F32 the bits of factor and offset.
         bias: what joins the sum of codes before, modulo 2^32.
         zero_point: what joins the result behind.
+        block: of RULE_V1_BLOCKS, channels of a whole block.
     """
 
     spec: ReduceSpec
@@ -93,6 +102,7 @@ class ReduceLayer:
     factor: tuple[int, int] = (0, 0)
     bias: int = 0
     zero_point: int = 0
+    block: int = 0
 
     @property
     def constants(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -137,6 +147,8 @@ class ReduceLayer:
             and kept[-1].size < 1 << 20
         ):
             columns, quads = kept.pop(), choice.quads
+        spec.require(not self.block or quads > 0, "rules of blocks have a CUDA kernel for channels of images alone")
+        channels = spec.x_shape[-1] if spec.x_shape else 1
         outputs = math.prod(dimension.size for dimension in kept)
         if outputs >= 1 << 31:
             raise spec.fail(f"{outputs} outputs in one launch; the limit is 2^31 - 1, use a smaller batch")
@@ -163,6 +175,7 @@ class ReduceLayer:
                     *int32s(*(loop.size for loop in reduced_loops)),
                     *(np.int64(loop.strides[0]) for loop in reduced_loops),
                     *int32s(*self.factor, self.bias, self.zero_point, limits.min, limits.max, start),
+                    *int32s(channels, channels // self.block * self.block if self.block else 0),
                 ),
             )
         ]
@@ -177,6 +190,14 @@ class ReduceLayer:
         return (runs, *(0 if axis in spec.axes else next(steps) for axis in range(len(spec.x_shape))))
 
 
+# What becomes of rule v1u_block16 with so many channels: the rule, and channels of a block.
+_BLOCK_RULES = {
+    Rounding.V1: ("RULE_V1", 0),
+    Rounding.V1U: ("RULE_V1U", 0),
+    Rounding.V1U_BLOCK16: ("RULE_V1_BLOCKS", 16),
+}
+
+
 def pack(spec: ReduceSpec, rule: Rule) -> ReduceLayer:
     """Packs MEAN, SUM, REDUCE_MAX or REDUCE_MIN of codes; sums end in a fixed-point product."""
     if spec.activation_dtype not in (INT8, UINT8, INT16):
@@ -185,12 +206,17 @@ def pack(spec: ReduceSpec, rule: Rule) -> ReduceLayer:
     if isinstance(spec, ReduceMaxSpec):
         return ReduceLayer(spec, "MIN" if isinstance(spec, ReduceMinSpec) else "MAX", dtype)
     assert isinstance(spec, MeanSpec | SumSpec)
-    if uniform(rule.rounding, spec.x_shape[-1] if spec.x_shape else 0) is Rounding.V1U and isinstance(spec, MeanSpec):
+    if rule.rounding is Rounding.V1U_BLOCK16 and isinstance(spec, MeanSpec):
         real, zero_point = image_factor_and_bias(spec)
-        return ReduceLayer(spec, "SUM", dtype, "RULE_V1U", numerics.quantize_multiplier(real), 0, zero_point)
+        macro, block = _BLOCK_RULES[uniform(rule.rounding, spec.x_shape[-1])]
+        return ReduceLayer(spec, "SUM", dtype, macro, numerics.quantize_multiplier(real), 0, zero_point, block)
     if rule.rounding is Rounding.RECIPROCAL_F32:
         scale, offset = np.array(float_factor_and_offset(spec)).view(np.int32).tolist()
         return ReduceLayer(spec, "SUM", dtype, "RULE_RECIPROCAL_F32", (scale, offset))
+    if rule.rounding is Rounding.AFFINE_F32 and isinstance(spec, SumSpec):
+        scale, offset = np.array(affine_factor_and_offset(spec)).view(np.int32).tolist()
+        zero_point = spec.out_quant.scalar_zero_point()
+        return ReduceLayer(spec, "SUM", dtype, "RULE_AFFINE_F32", (scale, offset), 0, zero_point)
     macros = {Rounding.V1: "RULE_V1", Rounding.V1_BYTES: "RULE_V1", Rounding.V2: "RULE_V2"}
     if rule.rounding not in macros:
         raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")

@@ -28,6 +28,13 @@ def run_strides(layout: ImageLayout, shape: Shape) -> tuple[int, ...]:
     return (layout.image_pitch if layout.images > 1 else 0, *within)
 
 
+def broadcast_strides(layout: ImageLayout, shape: Shape, output_shape: Shape) -> tuple[int, ...]:
+    """Byte strides of an operand along (runs, *output_shape), 0 where it is broadcast."""
+    runs, *within = run_strides(layout, shape)
+    steps = [0 if size == 1 else step for size, step in zip(shape, within, strict=True)]
+    return (runs, *[0] * (len(output_shape) - len(shape)), *steps)
+
+
 def contiguous_strides(shape: Shape) -> tuple[int, ...]:
     """Distances in elements along the dimensions of a C-contiguous array."""
     return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))

@@ -50,6 +50,10 @@ class AddSpec(BinarySpec):
         )
 
 
+SUM_BLOCK = 16
+"""Elements of a whole block of rule v1_early_shift_block16."""
+
+
 def extra_bits(spec: BinarySpec) -> int:
     """Fraction bits that the inputs get before they are scaled."""
     return EXTRA_BITS_INT16 if spec.a_quant.dtype == INT16 else EXTRA_BITS
@@ -97,7 +101,7 @@ def scaled_sum(spec: BinarySpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray
             early = scaled_input(spec, rule.rounding, a_centred, a_factor)
             early = early + sign * scaled_input(spec, rule.rounding, b_centred, b_factor)
             size = math.prod(spec.output_shape)
-            whole = np.arange(size) < size // 16 * 16
+            whole = np.arange(size) < size // SUM_BLOCK * SUM_BLOCK
             total = np.where(whole.reshape(total.shape[1:]), early, total)
         codes = numerics.requantize(total, rounding, np.array(out_factor))
     act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)

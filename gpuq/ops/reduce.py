@@ -162,12 +162,18 @@ def sum_reference(spec: SumSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray
     return clamp_to(sums, qmin, qmax, dtype).view(spec.out_quant.dtype).reshape(-1, *spec.output_shape)
 
 
-def _scaled_away(spec: SumSpec, total: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Codes before the clamp, from sums of codes, by LiteRT's optimized kernels."""
+def affine_factor_and_offset(spec: SumSpec) -> tuple[np.float32, np.float32]:
+    """(factor of the sum of codes, offset) of rule affine_f32, float32."""
     with np.errstate(over="ignore"):
         factor = np.float32(spec.x_quant.scalar_scale()) / np.float32(spec.out_quant.scalar_scale())
-        bias = np.float32(-spec.x_quant.scalar_zero_point()) * factor * np.float32(spec.count)
-        scaled = numerics.wrap_int32(total).astype(np.float32) * factor + bias
+        return factor, np.float32(-spec.x_quant.scalar_zero_point()) * factor * np.float32(spec.count)
+
+
+def _scaled_away(spec: SumSpec, total: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Codes before the clamp, from sums of codes, by LiteRT's optimized kernels."""
+    factor, offset = affine_factor_and_offset(spec)
+    with np.errstate(over="ignore"):
+        scaled = numerics.wrap_int32(total).astype(np.float32) * factor + offset
     # Beyond int32 the C++ conversion is undefined (x86 gives -2^31); here it saturates, as ARM does.
     return round_half_away(scaled).astype(np.float64) + spec.out_quant.scalar_zero_point()
 

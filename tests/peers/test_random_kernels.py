@@ -26,7 +26,7 @@ from tests.host_cuda.runner import HostLauncher, require_tools
 from .strategies import Case
 from .test_random_operators import TABLES
 
-CASES = int(os.environ.get("GPUQ_KERNEL_CASES", "2"))
+CASES = int(os.environ.get("GPUQ_KERNEL_CASES", "4"))
 
 
 @pytest.fixture(scope="module")
