@@ -179,8 +179,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                              *reinterpret_cast<const C*>(c));
 #endif
 #if CLAMP
-  // A number that is not one stays what it is.
-  result = result < low ? low : result > high ? high : result;
+  // A number that is not one stays what it is, and -0 becomes a bound of 0.
+  result = result <= low ? low : result >= high ? high : result;
 #endif
   *reinterpret_cast<Y*>(y) = result;
 }

@@ -20,6 +20,7 @@ from gpuq.cuda import (
     depthwise_conv2d,
     depthwise_conv2d_int16,
     elementwise,
+    float32,
     fully_connected,
     movement,
     numbers,
@@ -172,9 +173,10 @@ def layer_of(
         return copy.pack_concatenation(spec, rule, constants)
     if isinstance(spec, MovementSpec):
         return movement.pack(spec, rule, constants)
-    plain = numbers.pack(spec, rule, constants)
-    if plain is not None:
-        return plain
+    for pack_plain in (numbers.pack, float32.pack):
+        plain = pack_plain(spec, rule, constants)
+        if plain is not None:
+            return plain
     if constants[0] is None:
         if isinstance(spec, SoftmaxSpec) and spec.activation_dtype == INT16:
             return softmax_int16.pack(spec, rule)
@@ -220,6 +222,8 @@ def takes_pitches(layer: Layer) -> bool:
         arg_max.ArgMaxLayer
         | binary.BlockwiseLayer
         | elementwise.AffineLayer
+        | float32.FloatReduceLayer
+        | float32.FloatRowsLayer
         | elementwise.MapLayer
         | movement.MovementLayer
         | movement.PackLayer

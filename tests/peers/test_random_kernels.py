@@ -1,13 +1,15 @@
 """The random one-operator models of test_random_operators on the CUDA kernels, run on the CPU, beside gpuq's CPU path.
 
-What has no kernel is refused by name, and counted: the share of each profile is printed, and the operators that none
-of their cases runs are listed in WITHOUT_A_KERNEL.
+What has no kernel is refused by name; the operators of which no case runs are listed in WITHOUT_A_KERNEL.
+GPUQ_KERNEL_CASES is the number of cases of each operator and profile.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -24,7 +26,11 @@ from tests.compare import assert_equal_bits
 from tests.host_cuda.runner import HostLauncher, require_tools
 
 from .strategies import Case
+from .test_float32 import elementwise, layers, movements, reductions
 from .test_random_operators import TABLES
+
+# Operators none of whose cases runs on a GPU.
+WITHOUT_A_KERNEL: frozenset[str] = frozenset()
 
 CASES = int(os.environ.get("GPUQ_KERNEL_CASES", "4"))
 
@@ -36,35 +42,50 @@ def launcher() -> Iterator[HostLauncher]:
         yield started
 
 
+def run_both(content: bytes, inputs: Sequence[np.ndarray], profile: str, launcher: HostLauncher, where: object) -> bool:
+    """Whether there are kernels for the model; raises unless they give what the CPU path gives."""
+    cpu = gpuq.load(content, device="cpu", numerics=profile)
+    try:
+        model = Model(plan_program(read(content), Device("cuda"), profile, launcher))
+    except UnsupportedModel as error:
+        print(f"no kernel: {profile}: {error}")
+        return False
+    want, got = cpu(*inputs), model(*inputs)
+    wanted, found = (each if isinstance(each, tuple) else (each,) for each in (want, got))
+    for number, (result, expected) in enumerate(zip(found, wanted, strict=True)):
+        assert_equal_bits(np.asarray(result), expected, f"output {number}, {profile}, {where}")
+    return True
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("profile", "op"), [(profile, op) for profile, table in TABLES.items() for op in table])
-def test_equals_cpu(launcher: HostLauncher, profile: str, op: str) -> None:
+def test_codes(launcher: HostLauncher, profile: str, op: str) -> None:
     seed = int(os.environ["GPUQ_SEED"])
     strategy, _ = TABLES[profile][op]
-    refused: list[str] = []
     ran = 0
 
     @hypothesis.seed(seed)
     @settings(settings.get_profile("gpuq"), max_examples=CASES)
     @given(strategy())
-    def run(case: Case) -> None:
+    def compare(case: Case) -> None:
         nonlocal ran
-        try:
-            cpu = gpuq.load(case.model, device="cpu", numerics=profile)
-        except UnsupportedModel:
-            return
-        try:
-            model = Model(plan_program(read(case.model), Device("cuda"), profile, launcher))
-        except UnsupportedModel as error:
-            refused.append(str(error))
-            return
-        ran += 1
-        want, got = cpu(*case.inputs), model(*case.inputs)
-        wanted = want if isinstance(want, tuple) else (want,)
-        found = got if isinstance(got, tuple) else (got,)
-        for result, expected in zip(found, wanted, strict=True):
-            assert_equal_bits(np.asarray(result), expected, f"{profile}, {case}, seed {seed}")
+        # A case that nobody runs says nothing of kernels.
+        with contextlib.suppress(UnsupportedModel):
+            ran += run_both(case.model, case.inputs, profile, launcher, f"{case!r} (GPUQ_SEED={seed} repeats the run)")
 
-    run()
-    if refused:
-        print(f"REFUSED {profile} {op}: {len(refused)} of {len(refused) + ran}: {refused[0]}")
+    compare()
+    assert ran or op in WITHOUT_A_KERNEL, f"{profile}: no case of {op} has a kernel"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draw", [elementwise, reductions, movements, layers])
+def test_float32(launcher: HostLauncher, draw: Any, seed: int) -> None:
+    ran: dict[str, bool] = {}
+    for number in range(max(1, CASES // 4)):
+        rng = np.random.default_rng([seed, number])
+        for case in draw(rng):
+            with contextlib.suppress(UnsupportedModel):
+                where = f"{case.op} {[t.shape for t in case.inputs]}, case {number}, seed {seed}"
+                done = run_both(case.model(), case.values(rng), "litert_ref", launcher, where)
+                ran[case.op] = ran.get(case.op, False) or done
+    assert {op for op, done in ran.items() if not done} <= WITHOUT_A_KERNEL

@@ -1,0 +1,38 @@
+// MEAN and SUM of float32 over some dimensions, elements in memory's order.
+//
+//   y = sum x      y = (sum x) / divisor
+//
+// A thread makes one output. The kept dimensions are up to five loops, the reduced ones up to four, the
+// innermost first; strides are in elements.
+
+#include "float32.cuh"
+
+// THREADS   of a block
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    reduce_float32(const float* __restrict__ x, float* __restrict__ y, long long outputs, int kept_0,
+                   int kept_1, int kept_2, int kept_3, long long x_kept_0, long long x_kept_1,
+                   long long x_kept_2, long long x_kept_3, long long x_kept_4, int reduced_0, int reduced_1,
+                   int reduced_2, int reduced_3, long long x_reduced_0, long long x_reduced_1,
+                   long long x_reduced_2, long long x_reduced_3, float divisor) {
+  const long long output = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
+  if (output >= outputs) return;
+  long long rest = output;
+  const float* source = x + rest % kept_0 * x_kept_0;
+  rest /= kept_0;
+  source += rest % kept_1 * x_kept_1;
+  rest /= kept_1;
+  source += rest % kept_2 * x_kept_2;
+  rest /= kept_2;
+  source += rest % kept_3 * x_kept_3 + rest / kept_3 * x_kept_4;
+  float total = 0.0f;
+  for (int r3 = 0; r3 < reduced_3; ++r3) {
+    for (int r2 = 0; r2 < reduced_2; ++r2) {
+      for (int r1 = 0; r1 < reduced_1; ++r1) {
+        const float* const row = source + (r3 * x_reduced_3 + r2 * x_reduced_2 + r1 * x_reduced_1);
+        for (int r0 = 0; r0 < reduced_0; ++r0) total = __fadd_rn(total, row[r0 * x_reduced_0]);
+      }
+    }
+  }
+  y[output] = divisor == 1.0f ? total : __fdiv_rn(total, divisor);
+}
