@@ -47,3 +47,35 @@ __device__ __forceinline__ int reciprocal(int x, int integer_bits, int* bits) {
   *bits = integer_bits - headroom_plus_one;
   return one_over_one_plus_x(normalized);
 }
+
+// 1 / sqrt(x) ~ the result * 2^(shift - 31), shift <= 0, for x >= 0; 0 counts as 1. The twin of
+// inverse_square_root() of gpuq/ops/fixed_point.py: five Newton steps in Q3.28.
+__device__ __forceinline__ int inverse_square_root(int x, int* shift) {
+  const int kThreeHalves = (1 << 28) + (1 << 27);  // Q3.28
+  const int kHalfSqrt2 = 1518500250;               // Q0.31
+  *shift = 0;
+  if (x <= 1) return INT32_MAX;
+  int value = x;
+  int right = 11;
+  while (value >= 1 << 29) {
+    value >>= 2;
+    ++right;
+  }
+  const int pairs = (__clz(value) - 1) / 2 - 1;
+  value <<= 2 * pairs;
+  right -= pairs;
+  const int half = rounding_divide_by_pot(value >> 1, 1);
+  int root = 1 << 28;
+#pragma unroll
+  for (int step = 0; step < 5; ++step) {
+    const int cube = multiply_by_pot(mul(mul(root, root), root), 6);
+    root = multiply_by_pot(mul(kThreeHalves, root) - mul(half, cube), 3);
+  }
+  root = mul(root, kHalfSqrt2);
+  if (right < 0) {
+    root = wrapping_shift_left(root, -right);
+    right = 0;
+  }
+  *shift = -right;
+  return root;
+}

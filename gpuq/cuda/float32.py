@@ -4,10 +4,9 @@
 |-----------------------|-------------------------------------------------------|
 | conv2d_float32.cu     | CONV_2D, FULLY_CONNECTED                              |
 | window_float32.cu     | DEPTHWISE_CONV_2D, AVERAGE_POOL_2D, MAX_POOL_2D       |
-| reduce_float32.cu     | MEAN, SUM                                             |
 | rows_float32.cu       | SOFTMAX, L2_NORMALIZATION, LOGISTIC                   |
 
-The others are in cuda/numbers.py. Orders of sums that BLAS decides have no kernel.
+The others are in cuda/numbers.py and cuda/reduce_numbers.py. Orders of sums that BLAS decides have no kernel.
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ import numpy.typing as npt
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
 from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout
-from gpuq.cuda.strides import Dimension, contiguous_strides, folded
 from gpuq.numerics import ACTIVATION_BOUNDS, Rounding, Rule
 from gpuq.ops.float32.elementwise import FloatUnarySpec
 from gpuq.ops.float32.pool_2d import FloatAveragePool2dSpec, FloatMaxPool2dSpec, FloatPool2dSpec
-from gpuq.ops.float32.reduction import FloatL2NormalizationSpec, FloatMeanSpec, FloatReduceSpec
+from gpuq.ops.float32.reduction import FloatL2NormalizationSpec
 from gpuq.ops.float32.softmax import FloatSoftmaxSpec
 from gpuq.ops.float32.weighted import (
     FloatConv2dSpec,
@@ -42,8 +40,6 @@ from gpuq.ops.window import Window2d
 THREADS = 256
 TILE = 64
 """Pixels and channels of a block of conv2d_float32.cu."""
-
-KEPT_LOOPS, REDUCED_LOOPS = 5, 4
 
 
 def conv2d_kernel() -> Kernel:
@@ -66,16 +62,10 @@ def rows_kernel(kind: str) -> Kernel:
     return _of_kind("rows_float32", kind)
 
 
-def reduce_kernel() -> Kernel:
-    """reduce_float32.cu."""
-    return Kernel("reduce_float32", "reduce_float32.cu", "reduce_float32", (("THREADS", THREADS),), (THREADS, 1, 1))
-
-
 KERNELS = (
     conv2d_kernel(),
     *(window_kernel(kind) for kind in ("depthwise", "bias_first", "fused", "average", "max")),
     *(rows_kernel(kind) for kind in ("softmax", "l2", "logistic")),
-    reduce_kernel(),
 )
 
 
@@ -260,56 +250,7 @@ class FloatRowsLayer(_FloatLayer):
         ]
 
 
-@dataclass(frozen=True, eq=False)
-class FloatReduceLayer(_FloatLayer):
-    """MEAN or SUM."""
-
-    spec: FloatReduceSpec
-    kernel: Kernel
-
-    @property
-    def constants(self) -> Mapping[str, npt.NDArray[Any]]:
-        return {}
-
-    @property
-    def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
-        return ((1, 1, math.prod(self.spec.x_shape)),)
-
-    @property
-    def y_shape(self) -> tuple[int, int, int]:
-        return 1, 1, math.prod(self.spec.output_shape)
-
-    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
-        (x,), spec = inputs, self.spec
-        sizes = (x.images, *spec.x_shape)
-        strides = contiguous_strides(sizes)
-        kept_axes = [axis for axis in range(len(sizes)) if axis not in spec.run_axes]
-        kept = folded([sizes[axis] for axis in kept_axes], [strides[axis] for axis in kept_axes])
-        reduced = folded([sizes[axis] for axis in spec.run_axes], [strides[axis] for axis in spec.run_axes])
-        spec.require(
-            len(kept) <= KEPT_LOOPS and len(reduced) <= REDUCED_LOOPS, f"{len(sizes)} dimensions are too many on a GPU"
-        )
-        outputs = math.prod(sizes[axis] for axis in kept_axes)
-        one = Dimension(1, (0,))
-        kept_loops = [*reversed(kept), *[one] * (KEPT_LOOPS - len(kept))]
-        reduced_loops = [*reversed(reduced), *[one] * (REDUCED_LOOPS - len(reduced))]
-        return [
-            Launch(
-                self.kernel,
-                _blocks(spec, outputs),
-                (
-                    *(x.slot("x"), output.slot("y"), np.int64(outputs)),
-                    *int32s(*(loop.size for loop in kept_loops[: KEPT_LOOPS - 1])),
-                    *(np.int64(loop.strides[0]) for loop in kept_loops),
-                    *int32s(*(loop.size for loop in reduced_loops)),
-                    *(np.int64(loop.strides[0]) for loop in reduced_loops),
-                    np.float32(spec.count if isinstance(spec, FloatMeanSpec) else 1),
-                ),
-            )
-        ]
-
-
-FloatLayer = FloatConv2dLayer | FloatWindowLayer | FloatRowsLayer | FloatReduceLayer
+FloatLayer = FloatConv2dLayer | FloatWindowLayer | FloatRowsLayer
 
 _DEPTHWISE_KINDS = {
     Rounding.FLOAT32: "depthwise",
@@ -331,8 +272,6 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
     if isinstance(spec, FloatPool2dSpec):
         kind = {FloatAveragePool2dSpec: "average", FloatMaxPool2dSpec: "max"}[type(spec)]
         return FloatWindowLayer(spec, window_kernel(kind))
-    if isinstance(spec, FloatReduceSpec):
-        return FloatReduceLayer(spec, reduce_kernel())
     if isinstance(spec, FloatSoftmaxSpec):
         return FloatRowsLayer(spec, rows_kernel("softmax"), (spec.depth,), spec.depth, spec.beta)
     if isinstance(spec, FloatL2NormalizationSpec):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from gpuq.cuda import (
     arg_max,
+    batch_matmul,
     binary,
     conv2d,
     conv2d_int16,
@@ -22,10 +23,12 @@ from gpuq.cuda import (
     elementwise,
     float32,
     fully_connected,
+    l2_normalization,
     movement,
     numbers,
     pool_2d,
     reduce,
+    reduce_numbers,
     resize,
     softmax,
     softmax_int16,
@@ -41,6 +44,7 @@ from gpuq.cuda.layout import ImageLayout, ImageOperand
 from gpuq.numerics import Rule
 from gpuq.ops.arg_max import ArgMaxSpec
 from gpuq.ops.average_pool_2d import Pool2dSpec
+from gpuq.ops.batch_matmul import BatchMatmulSpec
 from gpuq.ops.broadcast import BinarySpec
 from gpuq.ops.concatenation import ConcatenationSpec
 from gpuq.ops.conv2d import Conv2dSpec
@@ -48,6 +52,7 @@ from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.dequantize import DequantizeSpec
 from gpuq.ops.float32.movement import PlainConcatenationSpec, PlainPadSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
+from gpuq.ops.l2_normalization import L2NormalizationSpec
 from gpuq.ops.movement import MovementSpec
 from gpuq.ops.pad import PadSpec
 from gpuq.ops.quantize import QuantizeSpec
@@ -173,7 +178,9 @@ def layer_of(
         return copy.pack_concatenation(spec, rule, constants)
     if isinstance(spec, MovementSpec):
         return movement.pack(spec, rule, constants)
-    for pack_plain in (numbers.pack, float32.pack):
+    if isinstance(spec, BatchMatmulSpec):
+        return batch_matmul.pack(spec, rule, constants)
+    for pack_plain in (numbers.pack, float32.pack, reduce_numbers.pack):
         plain = pack_plain(spec, rule, constants)
         if plain is not None:
             return plain
@@ -189,6 +196,7 @@ def layer_of(
 _PACK: Mapping[type[Spec], Callable[..., Layer]] = MappingProxyType(
     {
         ArgMaxSpec: arg_max.pack,
+        L2NormalizationSpec: l2_normalization.pack,
         ReduceSpec: reduce.pack,
         PadSpec: copy.pack_pad,
         Pool2dSpec: pool_2d.pack,
@@ -220,13 +228,15 @@ def takes_pitches(layer: Layer) -> bool:
     return not isinstance(
         layer,
         arg_max.ArgMaxLayer
+        | batch_matmul.BatchMatmulLayer
         | binary.BlockwiseLayer
         | elementwise.AffineLayer
-        | float32.FloatReduceLayer
         | float32.FloatRowsLayer
         | elementwise.MapLayer
+        | l2_normalization.L2NormalizationLayer
         | movement.MovementLayer
         | movement.PackLayer
+        | reduce_numbers.ReduceNumbersLayer
         | softmax.SoftmaxLayer
         | softmax_int16.SoftmaxInt16Layer,
     )

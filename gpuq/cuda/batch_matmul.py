@@ -1,0 +1,150 @@
+"""BATCH_MATMUL of int8 codes on dp4a: either operand an activation or a constant, either transposed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuq import numerics
+from gpuq.cuda.epilogue import epilogue_defines, pack_factors
+from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
+from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layout import ImageLayout
+from gpuq.cuda.strides import Dimension, contiguous_strides, folded
+from gpuq.numerics import Rule
+from gpuq.ops.batch_matmul import BatchMatmulSpec
+from gpuq.ops.spec import Shape
+
+THREADS = 256
+TILE = 64
+BATCH_LOOPS = 4
+
+
+def batch_matmul_kernel(rule: str = "RULE_V1_RIGHT") -> Kernel:
+    """batch_matmul_dp4a.cu; its head says what the arguments mean."""
+    return Kernel(
+        name="batch_matmul_dp4a_64x64",
+        source="batch_matmul_dp4a.cu",
+        entry="batch_matmul_dp4a",
+        defines=epilogue_defines(rule),
+        threads=(THREADS, 1, 1),
+    )
+
+
+KERNELS = (batch_matmul_kernel(),)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchMatmulLayer:
+    """A packed layer.
+
+    Attributes:
+        factors: one factor as the rule reads it.
+        rule: the macro of kernels_cuda/requantize.cuh.
+        operands: each operand that is constant, None of an activation.
+    """
+
+    spec: BatchMatmulSpec
+    factors: npt.NDArray[Any]
+    rule: str
+    operands: tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None]
+
+    @property
+    def constants(self) -> Mapping[str, npt.NDArray[Any]]:
+        given = {f"c{i}": operand for i, operand in enumerate(self.operands) if operand is not None}
+        return {"factors": self.factors, **given}
+
+    @property
+    def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        given = zip((self.spec.a_shape, self.spec.b_shape), self.operands, strict=True)
+        return tuple((1, 1, math.prod(shape)) for shape, operand in given if operand is None)
+
+    @property
+    def y_shape(self) -> tuple[int, int, int]:
+        return 1, 1, math.prod(self.spec.output_shape)
+
+    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
+        return (OnlyChoice(batch_matmul_kernel().name),)
+
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
+        return 0
+
+    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+        spec = self.spec
+        *batch, rows, columns = spec.output_shape
+        depth = spec.a_shape[-2] if spec.adj_x else spec.a_shape[-1]
+        sizes = (output.images, *batch)
+        if 0 in (*sizes, rows, columns):
+            return []
+        memory, strides, steps = [], [], []
+        given = iter(enumerate(inputs))
+        for index, (shape, operand) in enumerate(zip((spec.a_shape, spec.b_shape), self.operands, strict=True)):
+            slot, runs = Slot(f"c{index}"), 1
+            if operand is None:
+                number, layout = next(given)
+                slot, runs = layout.slot(f"x{number or ''}"), layout.images
+            memory.append(slot)
+            strides.append((0 if runs == 1 else math.prod(shape), *_batch_strides(shape, len(batch))))
+            steps.append((shape[-1], 1))
+        (a_row, a_step), (b_step, b_column) = (
+            pair[::-1] if flipped else pair for pair, flipped in zip(steps, (spec.adj_x, spec.adj_y), strict=True)
+        )
+        loops = folded(sizes, *strides)
+        spec.require(len(loops) <= BATCH_LOOPS, f"{len(batch)} batch dimensions are too many on a GPU")
+        loops = [*reversed(loops), *[Dimension(1, (0, 0))] * (BATCH_LOOPS - len(loops))]
+        row_tiles, column_tiles = -(-rows // TILE), -(-columns // TILE)
+        blocks = math.prod(sizes) * row_tiles * column_tiles
+        if blocks >= 1 << 31:
+            raise spec.fail(f"{blocks} blocks in one launch; the limit is 2^31 - 1, use a smaller batch")
+        out = spec.out_quant
+        return [
+            Launch(
+                batch_matmul_kernel(self.rule),
+                (blocks, 1, 1),
+                (
+                    *(*memory, Slot("factors"), output.slot("y")),
+                    *int32s(rows, columns, depth, row_tiles, column_tiles, a_row, a_step, b_step, b_column),
+                    *int32s(*(loop.size for loop in loops[: BATCH_LOOPS - 1])),
+                    *(np.int64(loop.strides[tensor]) for tensor in range(2) for loop in loops),
+                    *int32s(spec.a_quant.scalar_zero_point(), spec.b_quant.scalar_zero_point()),
+                    *int32s(out.scalar_zero_point(), out.qmin, out.qmax),
+                ),
+            )
+        ]
+
+
+def _batch_strides(shape: Shape, rank: int) -> tuple[int, ...]:
+    """Byte strides of the dimensions before the matrices', 0 where they are broadcast."""
+    own = zip(shape[:-2], contiguous_strides(shape)[:-2], strict=True)
+    return (*(0,) * (rank - len(shape) + 2), *(0 if size == 1 else stride for size, stride in own))
+
+
+def pack(spec: BatchMatmulSpec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -> BatchMatmulLayer:
+    """Packs a layer.
+
+    Args:
+        constants: codes of each operand that is constant; None of an activation.
+    """
+    depth = spec.a_shape[-2] if spec.adj_x else spec.a_shape[-1]
+    reach = [
+        max(quant.scalar_zero_point() - quant.qmin, quant.qmax - quant.scalar_zero_point())
+        for quant in (spec.a_quant, spec.b_quant)
+    ]
+    reals = numerics.real_multipliers(
+        spec.a_quant.scalar_scale(), spec.b_quant.scales, spec.out_quant.scalar_scale(), rule.product
+    )
+    factors, macro, _ = pack_factors(
+        rule.rounding,
+        reals,
+        np.zeros(1, np.int64),
+        np.array([depth * reach[0] * reach[1]], np.int64),
+        spec.out_quant.scalar_zero_point(),
+        can_clear=False,
+    )
+    a, b = (None if each is None else np.ascontiguousarray(each) for each in constants)
+    return BatchMatmulLayer(spec, factors, macro, (a, b))
