@@ -16,11 +16,14 @@
 // THREADS      of a block
 // VEC          elements of one load along the channels: 8, 4; 1 loads one by one, for any channel count
 // SUM64        1: sums are 64 bits wide
+// STORES_SUMS  1: y is the sums themselves, int32; 0: codes
 // and those of epilogue.cuh
 
 // One load of x, in words of two elements, and of w, in words of four.
 #define CHUNK (VEC == 1 ? 4 : VEC)
 #define W_WORDS (CHUNK / 4)
+
+#define OUTPUT_BYTES (STORES_SUMS ? 4 : CODE_BYTES)
 
 #if SUM64
 typedef long long Sum;
@@ -128,14 +131,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   }
   if (lane != 0 || mine >= outputs) return;
 
-  Factor factor[4];
+#pragma unroll
+  for (int c = 0; c < 4; ++c) sums[c] = plus(sums[c], bias[channel + c]);
+  const int stored = group_out_c - first;
+  unsigned char* const target =
+      y + (image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
+           static_cast<long long>(ow) * y_pixel_pitch + OUTPUT_BYTES * (group * group_out_c + first));
+#if STORES_SUMS
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
-    factor[c] = factors[channel + c];
-    sums[c] = plus(sums[c], bias[channel + c]);
+    if (c < stored) reinterpret_cast<int*>(target)[c] = static_cast<int>(sums[c]);
   }
-  const long long offset = image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
-                           static_cast<long long>(ow) * y_pixel_pitch +
-                           CODE_BYTES * (group * group_out_c + first);
-  store_codes(y + offset, codes_of(sums, factor, 0, act_min, act_max), group_out_c - first, together);
+#else
+  Factor factor[4];
+#pragma unroll
+  for (int c = 0; c < 4; ++c) factor[c] = factors[channel + c];
+  store_codes(target, codes_of(sums, factor, 0, act_min, act_max), stored, together);
+#endif
 }

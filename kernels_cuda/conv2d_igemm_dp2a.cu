@@ -23,6 +23,7 @@
 // MIN_BLOCKS      blocks that share a multiprocessor: bounds the registers of a thread
 // VEC             elements of one load along the channels: 8, 4; 1 loads one by one, for any channel count
 // SUM64           1: sums are 64 bits wide
+// STORES_SUMS     1: y is the sums themselves, int32; 0: codes
 // and those of epilogue.cuh
 
 #define BM (WARPS_M * 4 * TM)
@@ -46,6 +47,8 @@
 
 // Pixel position whose every tap lies outside the image: rows beyond the last pixel.
 #define OUTSIDE (-(1 << 28))
+
+#define OUTPUT_BYTES (STORES_SUMS ? 4 : CODE_BYTES)
 
 #if SUM64
 typedef long long Sum;
@@ -246,16 +249,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS)
   for (int j = 0; j < TN; j += 4) {
     const int stored = group_out_c - (thread_column + 8 * j);
     if (stored <= 0) continue;
-    const long long column = CODE_BYTES * (group * group_out_c + thread_column + 8 * j);
+    const long long column = OUTPUT_BYTES * (group * group_out_c + thread_column + 8 * j);
+#if !STORES_SUMS
     Factor factor[4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) factor[c] = factors[channel + 8 * j + c];
+#endif
 #pragma unroll
     for (int i = 0; i < TM; ++i) {
       const long long offset = y_offsets[warp_row + lane_m + 4 * i];
       if (offset < 0) continue;
       const Sum sums[4] = {total[i][j], total[i][j + 1], total[i][j + 2], total[i][j + 3]};
+#if STORES_SUMS
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        if (c < stored) reinterpret_cast<int*>(y + (column + offset))[c] = static_cast<int>(sums[c]);
+      }
+#else
       store_codes(y + (column + offset), codes_of(sums, factor, 0, act_min, act_max), stored, together);
+#endif
     }
   }
 }

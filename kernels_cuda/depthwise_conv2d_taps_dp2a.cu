@@ -21,7 +21,10 @@
 // one
 //              by one, for any multiplier, channel count and alignment
 // SUM64        1: sums are 64 bits wide
+// STORES_SUMS  1: y is the sums themselves, int32; 0: codes
 // and those of epilogue.cuh
+
+#define OUTPUT_BYTES (STORES_SUMS ? 4 : CODE_BYTES)
 
 #if SUM64
 typedef long long Sum;
@@ -121,15 +124,24 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
   }
 
+#if !STORES_SUMS
   Factor factor[4];
 #pragma unroll
   for (int c = 0; c < 4; ++c) factor[c] = factors[4 * quad_c + c];
+#endif
   const long long offset = image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
-                           static_cast<long long>(first_column) * y_pixel_pitch + 4 * CODE_BYTES * quad_c;
+                           static_cast<long long>(first_column) * y_pixel_pitch + 4 * OUTPUT_BYTES * quad_c;
 #pragma unroll
   for (int j = 0; j < TILE_W; ++j) {
     if (first_column + j >= out_w) continue;
-    store_codes(y + (offset + static_cast<long long>(j) * y_pixel_pitch),
-                codes_of(sums[j], factor, 0, act_min, act_max), stored_channels, together);
+    unsigned char* const target = y + (offset + static_cast<long long>(j) * y_pixel_pitch);
+#if STORES_SUMS
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      if (c < stored_channels) reinterpret_cast<int*>(target)[c] = static_cast<int>(sums[j][c]);
+    }
+#else
+    store_codes(target, codes_of(sums[j], factor, 0, act_min, act_max), stored_channels, together);
+#endif
   }
 }

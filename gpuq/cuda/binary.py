@@ -17,7 +17,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.cuda.codes import type_name
 from gpuq.cuda.epilogue import epilogue_defines, pack_factors
-from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s, prefixed
+from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s, renamed
 from gpuq.cuda.layer import OnlyChoice, Traits
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, broadcast_strides, folded, image_shape, run_strides
@@ -279,7 +279,8 @@ class BlockwiseLayer:
         for first, part in self.parts:
             *xs, y = (replace(each, offset=each.offset + first * each.itemsize) for each in (*inputs, output))
             launches = part.launches(choice, xs, y)
-            found += [prefixed(launch, f"part{first}_", part.constants) for launch in launches]
+            there = {name: Slot(f"part{first}_{name}") for name in part.constants}
+            found += [renamed(launch, there) for launch in launches]
         return found
 
 

@@ -71,6 +71,7 @@ class IgemmTile:
         self,
         vec: int = 8,
         sum64: bool = True,
+        stores_sums: bool = False,
         epilogue: tuple[tuple[str, int | str], ...] = epilogue_defines("RULE_V3", INT16, clamps=True),
     ) -> Kernel:
         """The tile compiled for one kind of layer; the defaults are the layers that matter most."""
@@ -87,6 +88,7 @@ class IgemmTile:
                 ("MIN_BLOCKS", self.min_blocks),
                 ("VEC", vec),
                 ("SUM64", int(sum64)),
+                ("STORES_SUMS", int(stores_sums)),
                 *epilogue,
             ),
             threads=(self.threads, 1, 1),
@@ -112,6 +114,7 @@ class DirectTile:
         self,
         vec: int = 8,
         sum64: bool = True,
+        stores_sums: bool = False,
         epilogue: tuple[tuple[str, int | str], ...] = epilogue_defines("RULE_V3", INT16, clamps=True),
     ) -> Kernel:
         """The kernel compiled for one kind of layer."""
@@ -124,6 +127,7 @@ class DirectTile:
                 ("THREADS", self.threads),
                 ("VEC", vec),
                 ("SUM64", int(sum64)),
+                ("STORES_SUMS", int(stores_sums)),
                 *epilogue,
             ),
             threads=(self.threads, 1, 1),
@@ -148,11 +152,13 @@ class Conv2dInt16Layer:
 
     Attributes:
         weights: int8 (groups, O', K'), see conv2d.Conv2dLayer.
+        stores_sums: the output is the sums, int32.
     """
 
     spec: Conv2dSpec
     weights: npt.NDArray[np.int8]
     epilogue: Epilogue
+    stores_sums: bool = False
     constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -195,7 +201,7 @@ class Conv2dInt16Layer:
         together = group_out % 4 == 0 and y.alignment(8) == 8
         return [
             Launch(
-                choice.kernel(vec, epilogue.sum64, epilogue.defines),
+                choice.kernel(vec, epilogue.sum64, self.stores_sums, epilogue.defines),
                 grid,
                 (
                     x.slot("x"),
@@ -220,6 +226,7 @@ def pack(
     weights: npt.NDArray[Any],
     bias: npt.NDArray[Any] | None,
     w_zero_point: int = 0,
+    stores_sums: bool = False,
 ) -> Conv2dInt16Layer:
     """Packs a layer's constants.
 
@@ -227,6 +234,7 @@ def pack(
         weights: OHWI codes.
         bias: (O,) of the spec's bias_dtype, or None.
         w_zero_point: of the weights, where the spec cannot say it (FULLY_CONNECTED).
+        stores_sums: the layer's output is its sums, int32.
     """
     check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
     centred = weights.astype(np.int64).reshape(spec.out_c, -1) - w_zero_point
@@ -236,7 +244,7 @@ def pack(
     )
     epilogue = pack_epilogue(spec, rule, centred, bias)
     centred[epilogue.constant] = 0
-    return Conv2dInt16Layer(spec, pack_weights(spec, centred), epilogue)
+    return Conv2dInt16Layer(spec, pack_weights(spec, centred), epilogue, stores_sums)
 
 
 # The model of choices(), until measured; see conv2d.choices.

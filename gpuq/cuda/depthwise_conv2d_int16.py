@@ -40,6 +40,7 @@ class TapsTile:
         self,
         vec: int = 4,
         sum64: bool = False,
+        stores_sums: bool = False,
         epilogue: tuple[tuple[str, int | str], ...] = epilogue_defines("RULE_V3", INT16, clamps=True),
     ) -> Kernel:
         """The kernel compiled for one kind of layer; the defaults are the layers that matter most."""
@@ -52,6 +53,7 @@ class TapsTile:
                 ("THREADS", THREADS),
                 ("VEC", vec),
                 ("SUM64", int(sum64)),
+                ("STORES_SUMS", int(stores_sums)),
                 *epilogue,
             ),
             threads=(THREADS, 1, 1),
@@ -70,11 +72,13 @@ class DepthwiseConv2dInt16Layer:
 
     Attributes:
         weights: int8 (1, O, KH, KW).
+        stores_sums: the output is the sums, int32.
     """
 
     spec: DepthwiseConv2dSpec
     weights: npt.NDArray[np.int8]
     epilogue: Epilogue
+    stores_sums: bool = False
     constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,7 +119,7 @@ class DepthwiseConv2dInt16Layer:
         together = out_c % 4 == 0 and y.alignment(8) == 8
         return [
             Launch(
-                choice.kernel(4 if four else 1, self.epilogue.sum64, self.epilogue.defines),
+                choice.kernel(4 if four else 1, self.epilogue.sum64, self.stores_sums, self.epilogue.defines),
                 (-(-items // THREADS), 1, 1),
                 (
                     x.slot("x"),
@@ -133,16 +137,21 @@ class DepthwiseConv2dInt16Layer:
 
 
 def pack(
-    spec: DepthwiseConv2dSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[Any] | None
+    spec: DepthwiseConv2dSpec,
+    rule: Rule,
+    weights: npt.NDArray[Any],
+    bias: npt.NDArray[Any] | None,
+    stores_sums: bool = False,
 ) -> DepthwiseConv2dInt16Layer:
     """Packs a layer's constants.
 
     Args:
         weights: 1HWO codes.
         bias: (O,) of the spec's bias_dtype, or None.
+        stores_sums: the layer's output is its sums, int32.
     """
     check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
     by_channel = np.moveaxis(weights[0].astype(np.int64), 2, 0)
     epilogue = pack_epilogue(spec, rule, by_channel.reshape(spec.out_c, -1), bias)
     by_channel[epilogue.constant] = 0
-    return DepthwiseConv2dInt16Layer(spec, by_channel[None].astype(np.int8), epilogue)
+    return DepthwiseConv2dInt16Layer(spec, by_channel[None].astype(np.int8), epilogue, stores_sums)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,17 +79,15 @@ class Launch:
         return replace(self, arguments=tuple(arguments))
 
 
-def prefixed(launch: Launch, prefix: str, names: Collection[str]) -> Launch:
-    """The launch with `prefix` before these names of its Slots: the constants of a layer that is part of another."""
-    return replace(
-        launch,
-        arguments=tuple(
-            replace(argument, name=prefix + argument.name)
-            if isinstance(argument, Slot) and argument.name in names
-            else argument
-            for argument in launch.arguments
-        ),
-    )
+def renamed(launch: Launch, slots: Mapping[str, Slot]) -> Launch:
+    """The launch of a layer that is part of another: Slots of these names lie where the other layer has them."""
+    arguments = []
+    for argument in launch.arguments:
+        if isinstance(argument, Slot) and argument.name in slots:
+            there = slots[argument.name]
+            argument = Slot(there.name, there.offset + argument.offset)
+        arguments.append(argument)
+    return replace(launch, arguments=tuple(arguments))
 
 
 def int32s(*values: int) -> tuple[np.int32, ...]:

@@ -23,6 +23,7 @@ from gpuq.cuda import (
     elementwise,
     float32,
     fully_connected,
+    hybrid,
     l2_normalization,
     movement,
     numbers,
@@ -52,6 +53,7 @@ from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.dequantize import DequantizeSpec
 from gpuq.ops.float32.movement import PlainConcatenationSpec, PlainPadSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
+from gpuq.ops.hybrid import HybridSpec
 from gpuq.ops.l2_normalization import L2NormalizationSpec
 from gpuq.ops.movement import MovementSpec
 from gpuq.ops.pad import PadSpec
@@ -73,17 +75,25 @@ class CudaPlan:
     """
 
     def __init__(
-        self, layer: Layer, launcher: Launcher, choice: Any = None, constants: Mapping[str, Pointer] | None = None
+        self,
+        layer: Layer,
+        launcher: Launcher,
+        choice: Any = None,
+        constants: Mapping[str, Pointer] | None = None,
+        images: int = 1,
     ) -> None:
         """Prepares to launch.
 
         Args:
             choice: one of the layer's choices for every batch; default: the best for each.
             constants: the layer's constants on the device; default: uploaded now.
+            images: of one run, where the file has a batch of its own: the layer's runs are this many times the
+                network's.
         """
         self.layer = layer
         self._launcher = launcher
         self._choice = choice
+        self._images = images
         self._constants = dict(launcher.upload(layer.constants) if constants is None else constants)
         self._launches: dict[tuple[ImageLayout, ...], tuple[Launch, ...]] = {}
 
@@ -94,18 +104,19 @@ class CudaPlan:
     @property
     def name(self) -> str:
         """The kernel of a batch of one."""
-        return str(self.choice(1).name)
+        return str(self.choice(self._images).name)
 
     @property
     def constant_bytes(self) -> int:
         return sum(array.nbytes for array in self.layer.constants.values())
 
-    def choice(self, runs: int) -> Any:
+    def choice(self, images: int) -> Any:
         """How a batch of this size runs."""
-        return self._choice or self.layer.choices(runs, self._launcher.traits)[0]
+        return self._choice or self.layer.choices(images, self._launcher.traits)[0]
 
     def workspace_bytes(self, runs: int) -> int:
-        return self.layer.workspace_bytes(runs, self.choice(runs))
+        images = runs * self._images
+        return self.layer.workspace_bytes(images, self.choice(images))
 
     def launch(self, inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, stream: Any = None) -> None:
         launches = self.bound(inputs, outputs, workspace)
@@ -123,8 +134,7 @@ class CudaPlan:
         launches = self._launches.get(key)
         if launches is None:
             # Two threads may both come here: they find the same.
-            runs = y.layout.images
-            launches = tuple(self.layer.launches(self.choice(runs), [x.layout for x in xs], y.layout))
+            launches = tuple(self.layer.launches(self.choice(y.layout.images), [x.layout for x in xs], y.layout))
             if len(self._launches) >= KEPT_LAUNCHES:
                 self._launches.clear()
             self._launches[key] = launches
@@ -164,6 +174,8 @@ def layer_of(
     if isinstance(spec, FullyConnectedSpec):
         return fully_connected.pack(spec, rule, *weights_and_bias(spec, constants), fusion)
     spec.require(fusion is None, "nothing can follow in its kernel")
+    if isinstance(spec, HybridSpec):
+        return hybrid.pack(spec, rule, *weights_and_bias(spec, constants))
     if isinstance(spec, TransposeConvSpec):
         return transpose_conv.pack(spec, rule, *weights_and_bias(spec, constants))
     if isinstance(spec, QuantizeSpec | DequantizeSpec) or elementwise.is_map(spec):
@@ -233,6 +245,7 @@ def takes_pitches(layer: Layer) -> bool:
         | elementwise.AffineLayer
         | float32.FloatRowsLayer
         | elementwise.MapLayer
+        | hybrid.HybridLayer
         | l2_normalization.L2NormalizationLayer
         | movement.MovementLayer
         | movement.PackLayer

@@ -273,7 +273,9 @@ def _pack(
             plans.append(None)
         else:
             own = {name: pointers[f"{number}/{name}"] for name in layer.constants}
-            plans.append(CudaPlan(layer, launcher, constants=own))
+            elements = math.prod(graph.tensors[groups[number].outputs[0]].shape)
+            images = max(1, elements // max(1, math.prod(layer.y_shape)))
+            plans.append(CudaPlan(layer, launcher, constants=own, images=images))
     return plans, reads, inside
 
 
