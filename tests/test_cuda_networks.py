@@ -198,3 +198,16 @@ def test_real_models(launcher: HostLauncher, material: Path, name: str, seed: in
 @pytest.mark.parametrize("name", [*LARGER_MODELS, *(LARGEST_MODELS if EVERYTHING else ())])
 def test_larger_models(launcher: HostLauncher, material: Path, name: str, seed: int) -> None:
     check(model_of(material, name), launcher, 1, seed, "tflm" if name == "person_detect_int8" else "litert_ref")
+
+
+@pytest.mark.parametrize("name", ["digits_dynamic_range", "digits_float"])
+def test_float_networks(launcher: HostLauncher, name: str, seed: int) -> None:
+    check(resource("examples", "digits", f"{name}.tflite").read_bytes(), launcher, 2, seed)
+
+
+def test_open_orders_of_sums_stay_near(launcher: HostLauncher, seed: int) -> None:
+    # litert_opt leaves the order of float32 convolutions open: BLAS's on the CPU, the reference kernels' on a GPU.
+    content = resource("examples", "digits", "digits_float.tflite").read_bytes()
+    ours, cpu = on_cuda(content, launcher, "litert_opt"), gpuq.load(content, device="cpu", numerics="litert_opt")
+    x = inputs(cpu, 3, seed)
+    np.testing.assert_allclose(ours(*x), cpu(*x), atol=2e-6, err_msg=f"seed {seed}")

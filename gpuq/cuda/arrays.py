@@ -50,6 +50,15 @@ def as_cupy(x: Any, stream: Any = None) -> Any:
             raise InputTypeError(f"{type(x).__name__} cannot be shared with CuPy: {error}") from error
 
 
+def uploaded(x: Any, device: int) -> Any:
+    """An array of this GPU: x itself if it is in CUDA memory, else a copy of a NumPy array."""
+    if is_device_array(x):
+        return x
+    cupy: Any = importlib.import_module("cupy")
+    with cupy.cuda.Device(device):
+        return cupy.asarray(x)
+
+
 def like(x: Any, y: Any, stream: Any = None) -> Any:
     """A CuPy array as an array of x's library, the same memory; CuPy's where that library has no from_dlpack.
 

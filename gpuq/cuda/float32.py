@@ -6,7 +6,8 @@
 | window_float32.cu     | DEPTHWISE_CONV_2D, AVERAGE_POOL_2D, MAX_POOL_2D       |
 | rows_float32.cu       | SOFTMAX, L2_NORMALIZATION, LOGISTIC                   |
 
-The others are in cuda/numbers.py and cuda/reduce_numbers.py. Orders of sums that BLAS decides have no kernel.
+The others are in cuda/numbers.py and cuda/reduce_numbers.py. Where a runtime leaves the order of sums open
+(FLOAT32_BLAS), it is the reference kernels' here.
 """
 
 from __future__ import annotations
@@ -294,8 +295,6 @@ def _pack_weighted(
     if isinstance(spec, FloatDepthwiseConv2dSpec):
         taps = np.ascontiguousarray(weights.reshape(spec.window.taps, -1))
         return FloatWindowLayer(spec, window_kernel(_DEPTHWISE_KINDS[rule.rounding]), taps, bias)
-    if rule.rounding is not Rounding.FLOAT32:
-        raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}, whose order of sums is BLAS's")
     geometry = spec
     if isinstance(geometry, FloatFullyConnectedSpec):
         window = Window2d(kernel_h=1, kernel_w=1)

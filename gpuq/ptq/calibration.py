@@ -9,14 +9,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gpuq.cuda.arrays import uploaded
 from gpuq.devices import resolve_device
 from gpuq.errors import InputTypeError, InputValueError, UnsupportedModel
 from gpuq.model.graph import Graph
 from gpuq.model.model import Model
 from gpuq.model.planner import plan_program
 
-MAX_ACTIVATION_BYTES = 1 << 24
-"""Of all activations of one call, which are alive together."""
+MAX_ACTIVATION_BYTES = {"cpu": 1 << 24, "cuda": 1 << 31}
+"""Of all activations of one call, which are alive together, by the kind of device: what caches and what GPUs hold."""
 
 Sample = Any
 """One batch: an array, a sequence of arrays in the order of the network's inputs, or a mapping by their names."""
@@ -53,9 +54,12 @@ def watch(
     exposed = tuple(sorted(watchers))
     model = quick_model(replace(graph, outputs=exposed, signatures=()), device)
     bytes_per_run = sum(tensor.nbytes for tensor in graph.tensors if tensor.data is None)
-    at_once = max(1, MAX_ACTIVATION_BYTES // max(1, bytes_per_run))
+    at_once = max(1, MAX_ACTIVATION_BYTES[model.device.kind] // max(1, bytes_per_run))
     runs = 0
     for arrays in _batches(graph, samples, at_once):
+        if model.device.kind == "cuda":
+            # What goes in on the GPU comes out there, where the observers have kernels.
+            arrays = tuple(uploaded(array, model.device.index) for array in arrays)
         values = model(*arrays)
         for index, value in zip(exposed, values if isinstance(values, tuple) else (values,), strict=True):
             for watcher in watchers[index]:
@@ -70,9 +74,9 @@ def watch(
 
 
 def quick_model(graph: Graph, device: str) -> Model:
-    """A model whose float32 sums run in whatever order is fast, where the network is one that those kernels take.
+    """A model whose float32 sums run in whatever order is fast: BLAS's on a CPU, the reference kernels' on a GPU.
 
-    "auto" is the CPU where the network has operators without a CUDA kernel, as float32 networks have.
+    "auto" is the CPU where the network has operators without a CUDA kernel.
     """
     refused: UnsupportedModel | None = None
     for name in (device, "cpu") if device == "auto" else (device,):
