@@ -331,6 +331,7 @@ _LITERT_ELEMENTS = (
     *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _LITERT_MOVEMENTS.items()),
     _row("TFLite_Detection_PostProcess", _always, Rounding.EXACT),
     _row("SVDF", _on_int8, Rounding.V1, Product.ALL_F32),
+    _row("UNIDIRECTIONAL_SEQUENCE_LSTM", _on_int8, Rounding.V1, Product.ALL_F32),
 )
 # TFLite Micro fills variables with their zero point, as bytes; zero points of other types than int8 are not measured.
 _TFLM_VARIABLES = (

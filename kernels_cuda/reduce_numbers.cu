@@ -16,7 +16,7 @@
 #define KIND_MAX 1
 #define KIND_MIN 2
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
     reduce_numbers(const NUMBER* __restrict__ x, NUMBER* __restrict__ y, long long outputs, int kept_0,
                    int kept_1, int kept_2, int kept_3, long long x_kept_0, long long x_kept_1,
                    long long x_kept_2, long long x_kept_3, long long x_kept_4, int reduced_0, int reduced_1,

@@ -211,3 +211,9 @@ def test_open_orders_of_sums_stay_near(launcher: HostLauncher, seed: int) -> Non
     ours, cpu = on_cuda(content, launcher, "litert_opt"), gpuq.load(content, device="cpu", numerics="litert_opt")
     x = inputs(cpu, 3, seed)
     np.testing.assert_allclose(ours(*x), cpu(*x), atol=2e-6, err_msg=f"seed {seed}")
+
+
+@pytest.mark.parametrize("numerics", ["litert_ref", "litert_opt", "xnnpack"])
+def test_a_speech_network_of_dynamic_range(material: Path, launcher: HostLauncher, numerics: str, seed: int) -> None:
+    content = (material / "models" / "mlperf_tiny" / "kws_dscnn_dynamic_range.tflite").read_bytes()
+    check(content, launcher, 2, seed, numerics)

@@ -72,6 +72,10 @@ OPTION_FIELDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "TRANSPOSE_CONV": ("TransposeConvOptions", "Padding StrideW StrideH FusedActivationFunction"),
         "BATCH_MATMUL": ("BatchMatMulOptions", "AdjX AdjY AsymmetricQuantizeInputs"),
+        "UNIDIRECTIONAL_SEQUENCE_LSTM": (
+            "UnidirectionalSequenceLSTMOptions",
+            "FusedActivationFunction CellClip ProjClip TimeMajor AsymmetricQuantizeInputs DiagonalRecurrentTensors",
+        ),
         "SVDF": ("SVDFOptions", "Rank FusedActivationFunction AsymmetricQuantizeInputs"),
         "LEAKY_RELU": ("LeakyReluOptions", "Alpha"),
         "L2_NORMALIZATION": ("L2NormOptions", "FusedActivationFunction"),
@@ -139,6 +143,7 @@ class RawOperator:
     outputs: tuple[int, ...]
     options: Mapping[str, Any] | None
     version: int = 1
+    intermediates: tuple[int, ...] = ()
 
     def option(self, field: str) -> Any:
         """An option that the operator must have."""
@@ -344,6 +349,7 @@ def _operator(operator: Any, index: int, codes: list[tuple[str, int]]) -> RawOpe
         outputs=_integers(operator, "Outputs", MAX_OPERANDS),
         options=_options(operator, name),
         version=version,
+        intermediates=_integers(operator, "Intermediates", MAX_OPERANDS),
     )
 
 

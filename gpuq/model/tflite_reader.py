@@ -340,12 +340,13 @@ def _convert(
             return
         converted = convert(view)
         if isinstance(converted, Joint):
-            written = operator.outputs + (() if converted.state is None else (converted.state,))
+            written = operator.outputs + converted.states
             for index, out_shape in zip(written, converted.shapes, strict=True):
                 tensors[index] = replace(tensors[index], shape=out_shape)
-            if converted.state is not None and _reads(raw, converted.state) > 1:
-                problems.add(f"{operator.name}: a state that other operators read", operator, converted.state)
-                return
+            for state in converted.states:
+                if _reads(raw, state) > 1:
+                    problems.add(f"{operator.name}: a state that other operators read", operator, state)
+                    return
             nodes.append(Node(operator.index, converted.spec, inputs, written))
             return
         pieces = converted if isinstance(converted, list) else [converted]

@@ -222,6 +222,7 @@ class _Writer:
     def _operator(self, operator: RawOperator) -> int:
         code = self._codes.setdefault((operator.name, operator.version), len(self._codes))
         inputs, outputs = self._numbers(operator.inputs), self._numbers(operator.outputs)
+        intermediates = self._numbers(operator.intermediates) if operator.intermediates else None
         options, kind, custom = None, None, None
         if operator.name in CUSTOM_OPERATORS and operator.options is not None:
             custom = self._builder.CreateByteVector(flexbuffers.Dumps(dict(operator.options)))
@@ -237,6 +238,7 @@ class _Writer:
             BuiltinOptionsType=kind,
             BuiltinOptions=options,
             CustomOptions=custom,
+            Intermediates=intermediates,
         )
 
     def _options(self, class_name: str, fields: Sequence[str], options: Mapping[str, Any]) -> int:

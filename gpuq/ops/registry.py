@@ -54,6 +54,7 @@ from gpuq.ops import (
     tile,
     transpose,
     transpose_conv,
+    unidirectional_sequence_lstm,
     variable,
 )
 from gpuq.ops.float32 import elementwise as float_elementwise
@@ -148,6 +149,7 @@ REFERENCES: Mapping[type[Spec], Callable[..., Any]] = MappingProxyType(
         squared_difference.SquaredDifferenceSpec: squared_difference.reference,
         sub.SubSpec: sub.reference,
         svdf.SvdfSpec: svdf.reference,
+        unidirectional_sequence_lstm.UnidirectionalSequenceLstmSpec: unidirectional_sequence_lstm.reference,
         tanh.TanhSpec: tanh.reference,
         tile.TileSpec: tile.tile,
         tile.BroadcastToSpec: tile.broadcast_to,

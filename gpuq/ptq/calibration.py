@@ -80,9 +80,11 @@ def quick_model(graph: Graph, device: str) -> Model:
     """
     refused: UnsupportedModel | None = None
     for name in (device, "cpu") if device == "auto" else (device,):
-        for numerics in ("litert_opt", "litert_ref"):
+        where = resolve_device(name)
+        orders = ("litert_opt", "litert_ref") if where.kind == "cpu" else ("litert_ref", "litert_opt")
+        for numerics in orders:
             try:
-                return Model(plan_program(graph, resolve_device(name), numerics))
+                return Model(plan_program(graph, where, numerics))
             except UnsupportedModel as error:
                 refused = error
     assert refused is not None

@@ -103,6 +103,7 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         "SUM": reduction.reduce_codes(SumSpec),
         "TANH": elementwise.unary(TanhSpec),
         "SVDF": recurrent.svdf,
+        "UNIDIRECTIONAL_SEQUENCE_LSTM": recurrent.unidirectional_sequence_lstm,
         "TFLite_Detection_PostProcess": detection.detection_post_process,
         "TILE": movement.tile,
         "TRANSPOSE": movement.transpose,
@@ -136,6 +137,7 @@ INPUT_COUNTS: Mapping[str, tuple[int, int]] = MappingProxyType(
         **dict.fromkeys(("SPACE_TO_BATCH_ND", "BATCH_TO_SPACE_ND"), (3, 3)),
         **dict.fromkeys(("CONCATENATION", "PACK"), (1, MAX_ENTRIES)),
         "SVDF": (5, 5),
+        "UNIDIRECTIONAL_SEQUENCE_LSTM": (20, 24),
         "TFLite_Detection_PostProcess": (3, 3),
         "ASSIGN_VARIABLE": (1, 2),
         "RESHAPE": (1, 2),
@@ -154,7 +156,13 @@ _FIRST_INPUT = (
 
 
 DATA_INPUTS: Mapping[str, tuple[int, ...]] = MappingProxyType(
-    {**dict.fromkeys(_FIRST_INPUT, (0,)), "SPLIT": (1,), "SVDF": (0, 1, 2, 4, 3), "TRANSPOSE_CONV": (2, 1, 3)}
+    {
+        **dict.fromkeys(_FIRST_INPUT, (0,)),
+        "SPLIT": (1,),
+        "SVDF": (0, 1, 2, 4, 3),
+        "UNIDIRECTIONAL_SEQUENCE_LSTM": (0, 18, 19, *range(1, 9), *range(12, 16)),
+        "TRANSPOSE_CONV": (2, 1, 3),
+    }
 )
 """The inputs that reference() takes, in its order; the others (axes, sizes, pads) are constants that went into the
 Spec. Operators that are not listed take all in the file's order.

@@ -241,9 +241,9 @@ class Joint:
 
     Attributes:
         shapes: of one run, of each output.
-        state: the variable tensor that it reads, and writes as its last output; None for operators without one.
+        states: the variable tensors that it reads, and writes as its last outputs.
     """
 
     spec: Spec
     shapes: tuple[Shape, ...]
-    state: int | None = None
+    states: tuple[int, ...] = ()
