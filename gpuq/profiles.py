@@ -190,6 +190,10 @@ def _int4_weights(spec: Any) -> bool:
     return _weight_bits(spec) == 4
 
 
+def _no_input_gate(spec: OperatorSpec) -> bool:
+    return getattr(spec, "w_quants", (None,))[0] is None
+
+
 def _no_bias(spec: Any) -> bool:
     return not spec.has_bias
 
@@ -551,6 +555,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("RELU6", _signed, Rounding.EXACT),
                 _refuse("SVDF", _no_bias, "without a bias, TFLite Micro crashes"),
                 _row("SVDF", _on_int8, Rounding.V1, Product.ALL_F32),
+                _refuse("UNIDIRECTIONAL_SEQUENCE_LSTM", _no_input_gate, "without an input gate (CIFG)"),
+                _row("UNIDIRECTIONAL_SEQUENCE_LSTM", _on_int8, Rounding.INTERPOLATED),
                 _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
                 _row("QUANTIZE", _always, Rounding.V1),
                 _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),

@@ -70,7 +70,7 @@ def _two_over_one_plus_x(a: Int64Array) -> Int64Array:
     return x
 
 
-def _all_numbers() -> Int64Array:
+def all_numbers() -> Int64Array:
     """In the order of their unsigned values."""
     return np.arange(1 << 16, dtype=np.uint16).view(np.int16).astype(np.int64)
 
@@ -78,7 +78,7 @@ def _all_numbers() -> Int64Array:
 @lru_cache
 def logistic_table() -> Int64Array:
     """(65536,) 1 / (1 + exp(-a)) of a in Q3.12, by its bits, in Q0.15."""
-    a = _all_numbers()
+    a = all_numbers()
     positive = _multiply_by_pot(_two_over_one_plus_x(_exp_on_negative_values(-np.abs(a), 3)), 1)
     return np.where(a == 0, 1 << 14, np.where(a > 0, positive, INT16_MAX - positive))
 
@@ -86,7 +86,7 @@ def logistic_table() -> Int64Array:
 @lru_cache
 def tanh_table(integer_bits: int) -> Int64Array:
     """(65536,) tanh of a in Q(integer_bits), 0 to 6, by its bits, in Q0.15."""
-    a = _all_numbers()
+    a = all_numbers()
     # exp takes -2 |a| with one more integer bit: the raw number stays.
     twice_inverse = _two_over_one_plus_x(_exp_on_negative_values(-np.abs(a), integer_bits + 1))
     # 2 / (1 + e) - 1 in Q2.13, then in Q0.15.

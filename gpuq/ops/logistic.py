@@ -108,7 +108,11 @@ def int16_multiplier(spec: LogisticSpec) -> tuple[int, int]:
 
 
 def _interpolated(spec: LogisticSpec, codes: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    multiplier, shift = int16_multiplier(spec)
+    return interpolated_sigmoid(codes, *int16_multiplier(spec))
+
+
+def interpolated_sigmoid(codes: npt.NDArray[np.int64], multiplier: int, shift: int) -> npt.NDArray[np.int64]:
+    """sigmoid of int16 codes in Q0.15; codes * multiplier * 2^-shift are steps of 1/12288."""
     position = numerics.wrap_int32(codes * multiplier + ((1 << shift) >> 1)) >> shift
     distance = np.abs(position)
     index = np.minimum(distance >> 9, 254)

@@ -9,10 +9,14 @@ Of every step t, for each gate g of input, forget, cell and output, in Q3.12:
     h = clamp( V1(sigmoid(z_o) * tanh(c)) + zp )
 
 with scale and zero point zp of h as `hidden_quant` has them. Without input gate weights (CIFG) sigmoid(z_i) is 32767 -
-sigmoid(z_f). Factors are products and quotients in float32.
+sigmoid(z_f). Factors are products and quotients in float32; sigmoid and tanh are gemmlowp's in 16 bits.
+
+TFLite Micro (rule interpolated) takes h's scale and zero point from the output, all factors in float64, products of
+gates by V1, and sigmoid and tanh from the interpolated tables of LOGISTIC. It has no CIFG.
 
 Sources: LiteRT f67457790, tflite/kernels/{lstm_eval,unidirectional_sequence_lstm}.cc,
-internal/reference/portable_tensor_utils.cc.
+internal/reference/portable_tensor_utils.cc; tflite-micro 90b983c2, tensorflow/lite/micro/kernels/{lstm_eval,
+lstm_eval_common}.cc, lite/kernels/internal/reference/integer_ops/tanh.h.
 """
 
 from __future__ import annotations
@@ -25,8 +29,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.numerics import Int64Array, Rule, rounding_divide_by_pot
-from gpuq.ops.fixed_point_int16 import logistic_table, tanh_table
+from gpuq.numerics import Int64Array, Rounding, Rule, rounding_divide_by_pot
+from gpuq.ops.fixed_point_int16 import all_numbers, logistic_table, tanh_table
+from gpuq.ops.interpolation import SIGMOIDS
+from gpuq.ops.logistic import interpolated_sigmoid
 from gpuq.ops.spec import INT8, INT16, Shape, Spec, clamp_to, run_shape
 from gpuq.quant import Quant
 
@@ -133,11 +139,12 @@ def reference(
     """
     w, r, biases = constants[:4], constants[4:8], constants[8:]
     frames = run_shape(x, (spec.batch, spec.steps, spec.in_c)).astype(np.int64) - spec.x_quant.scalar_zero_point()
-    runs = frames.shape[0]
-    h = np.broadcast_to(run_shape(hidden, (spec.batch, spec.units)), (runs, spec.batch, spec.units)).astype(np.int64)
-    c = np.broadcast_to(run_shape(cell, (spec.batch, spec.units)), h.shape).astype(np.int64)
+    shape = (frames.shape[0], spec.batch, spec.units)
+    h = np.broadcast_to(run_shape(hidden, shape[1:]), shape).astype(np.int64)
+    c = np.broadcast_to(run_shape(cell, shape[1:]), shape).astype(np.int64)
+    sigmoid, tanh = _gate_tables(rule)
     seen = [
-        None if each is None else _gate_part(spec, frames, each, spec.w_quants[gate], spec.x_quant, biases[gate])
+        None if each is None else _gate_part(spec, rule, frames, each, spec.w_quants[gate], spec.x_quant, biases[gate])
         for gate, each in enumerate(w)
     ]
     rows = []
@@ -148,18 +155,40 @@ def reference(
             if part is None or weights is None:
                 gates.append(None)
                 continue
-            back = _gate_part(spec, centred, weights, spec.r_quants[gate], spec.out_quant, None)
+            back = _gate_part(spec, rule, centred, weights, spec.r_quants[gate], spec.out_quant, None)
+            if rule.rounding is Rounding.INTERPOLATED:
+                back = _sat16(back)
             total = _sat16(_sat16(part[:, :, step]) + back)
-            table = tanh_table(3) if GATES[gate] == "cell" else logistic_table()
-            gates.append(table[total & 0xFFFF])
-        h, c = _cell_and_output(spec, gates, c)
+            gates.append((tanh if GATES[gate] == "cell" else sigmoid)[total & 0xFFFF])
+        c = _cell(spec, rule, gates, c)
+        h = _output(spec, rule, gates, c)
         rows.append(h)
     y = np.stack(rows, axis=2).astype(np.int8)
     return y, h.astype(np.int8), c.astype(np.int16)
 
 
+def _gate_tables(rule: Rule) -> tuple[Int64Array, Int64Array]:
+    """sigmoid and tanh of Q3.12 in Q0.15, by the number's bits."""
+    if rule.rounding is Rounding.INTERPOLATED:
+        return interpolated_sigmoid(all_numbers(), 3, 0), interpolated_tanh(0)
+    return logistic_table(), tanh_table(3)
+
+
+def interpolated_tanh(left_shift: int) -> Int64Array:
+    """(65536,) tanh of a number of 2^-12 * 2^left_shift, by its bits, in Q0.15: 2 * sigmoid(2 a) - 1."""
+    multiplier, right = (3 << left_shift, 0) if left_shift >= 0 else (3, -left_shift)
+    position = (all_numbers() * multiplier + ((1 << right) >> 1)) >> right
+    distance = np.abs(position)
+    index = np.minimum(distance >> 8, 254)
+    between = (SIGMOIDS[index] << 8) + (distance & 255) * (SIGMOIDS[index + 1] - SIGMOIDS[index])
+    result = np.where(distance >> 8 >= 255, 0xFFFF << 8, between)
+    half = 1 << 23
+    return np.asarray(np.where(position >= 0, result - half + 128, -result + half + 127) >> 8)
+
+
 def _gate_part(
     spec: UnidirectionalSequenceLstmSpec,
+    rule: Rule,
     centred: Int64Array,
     weights: npt.NDArray[Any],
     w_quant: Quant | None,
@@ -171,29 +200,48 @@ def _gate_part(
     acc = centred @ weights.reshape(spec.units, -1).astype(np.int64).T
     if bias is not None:
         acc = acc + bias.reshape(-1)
-    factor = np.float32(w_quant.scalar_scale()) * np.float32(quant.scalar_scale()) / GATE_SCALE
-    return numerics.requantize_v1(numerics.wrap_int32(acc), *numerics.quantize_multiplier(float(factor)))
+    reals = numerics.real_multipliers(quant.scalar_scale(), w_quant.scales, float(GATE_SCALE), rule.product)
+    return numerics.requantize_v1(numerics.wrap_int32(acc), *numerics.quantize_multipliers(reals))
 
 
-def _cell_and_output(
-    spec: UnidirectionalSequenceLstmSpec, gates: list[Int64Array | None], c: Int64Array
-) -> tuple[Int64Array, Int64Array]:
-    """(h, c) behind a step."""
-    i, f, g, o = gates
+def _cell(
+    spec: UnidirectionalSequenceLstmSpec, rule: Rule, gates: list[Int64Array | None], c: Int64Array
+) -> Int64Array:
+    """The cell state behind a step."""
+    i, f, g, _ = gates
     # CIFG leaves out the input gate alone.
     assert f is not None
     assert g is not None
-    assert o is not None
     i = 32767 - f if i is None else i
-    kept = rounding_divide_by_pot(f * c, 15)
-    c = _sat16(kept + rounding_divide_by_pot(i * g, 30 + spec.cell_shift))
+    if rule.rounding is Rounding.INTERPOLATED:
+        kept, added = _by_factor(f * c, 2.0**-15), _by_factor(i * g, 2.0**-30 / spec.cell_quant.scalar_scale())
+        c = _sat16(_sat16(kept) + _sat16(added))
+    else:
+        c = _sat16(rounding_divide_by_pot(f * c, 15) + rounding_divide_by_pot(i * g, 30 + spec.cell_shift))
     if spec.cell_clip > 0:
-        clip = min(int(np.float32(spec.cell_clip) / np.float32(spec.cell_quant.scalar_scale())), 32767)
+        clip = int(min(np.float32(spec.cell_clip) / np.float32(spec.cell_quant.scalar_scale()), np.float32(32767)))
         c = np.clip(c, -clip, clip)
-    products = o * tanh_table(15 + spec.cell_shift)[c & 0xFFFF]
-    factor = np.float32(2.0**-15 / float(np.float32(spec.hidden_quant.scalar_scale())) * 2.0**-15)
-    scaled = numerics.requantize_v1(products, *numerics.quantize_multiplier(float(factor)))
-    return clamp_to(scaled + spec.hidden_quant.scalar_zero_point(), -128, 127, INT8).astype(np.int64), c
+    return c
+
+
+def _output(
+    spec: UnidirectionalSequenceLstmSpec, rule: Rule, gates: list[Int64Array | None], c: Int64Array
+) -> Int64Array:
+    """The output state behind a step."""
+    o = gates[3]
+    assert o is not None
+    if rule.rounding is Rounding.INTERPOLATED:
+        products = o * interpolated_tanh(12 + spec.cell_shift)[c & 0xFFFF]
+        codes = _by_factor(products, 2.0**-30 / spec.out_quant.scalar_scale()) + spec.out_quant.scalar_zero_point()
+    else:
+        products = o * tanh_table(15 + spec.cell_shift)[c & 0xFFFF]
+        factor = np.float32(2.0**-15 / float(np.float32(spec.hidden_quant.scalar_scale())) * 2.0**-15)
+        codes = _by_factor(products, float(factor)) + spec.hidden_quant.scalar_zero_point()
+    return clamp_to(codes, -128, 127, INT8).astype(np.int64)
+
+
+def _by_factor(products: Int64Array, factor: float) -> Int64Array:
+    return numerics.requantize_v1(products, *numerics.quantize_multiplier(factor))
 
 
 def _sat16(values: Int64Array) -> Int64Array:
