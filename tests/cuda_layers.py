@@ -123,7 +123,9 @@ def random_quants(
 
 
 def random_codes(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Any codes, or the two extreme ones only."""
+    """Any codes, or the two extreme ones only; of floats small numbers."""
+    if np.dtype(dtype).kind == "f":
+        return rng.normal(size=shape).astype(dtype)
     info = np.iinfo(dtype)
     if rng.random() < 0.1:
         return rng.choice(np.array([info.min, info.max]), shape).astype(dtype)

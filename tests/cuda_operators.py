@@ -36,7 +36,8 @@ def placed(
         memory[offset:], images.shape, (image * size, row * size, pixel * size, size)
     )
     view[...] = images
-    return memory, view, ImageLayout(count, image * size, row * size, pixel * size, offset * size)
+    layout = ImageLayout(count, image * size, row * size, pixel * size, offset * size, itemsize=size)
+    return memory, view, layout
 
 
 def run_layer(

@@ -7,13 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 
-from gpuq.cuda import conv2d_int16, depthwise_conv2d_int16, softmax_int16
+import gpuq
+from gpuq.cuda import binary, conv2d_int16, depthwise_conv2d_int16, softmax_int16
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
+from gpuq.devices import Device
 from gpuq.errors import InputValueError
+from gpuq.model.model import Model
+from gpuq.model.planner import plan_program
+from gpuq.model.tflite_reader import read
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops import conv2d, depthwise_conv2d, softmax
+from gpuq.ops import add, conv2d, depthwise_conv2d, softmax
+from gpuq.ops.add import AddSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.softmax import SoftmaxSpec
@@ -21,9 +28,12 @@ from gpuq.ops.spec import INT32, INT64
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
 
+from .compare import assert_equal_bits
 from .cuda_layers import CASES, launcher, random_codes
 from .cuda_operators import run_layer
 from .host_cuda.runner import HostLauncher
+from .networks import Network
+from .peers.one_operator import TensorDef
 
 __all__ = ["launcher"]
 
@@ -191,6 +201,45 @@ def test_depthwise_conv2d(launcher: HostLauncher, tile: Any, vec: int, wide: boo
         assert layer.epilogue.sum64 is wide
         want = depthwise_conv2d.reference(spec, rule, x, weights, bias)
         run_layer(launcher, Only(layer, tile), [x], want, rng, f"{tile.name}, {spec}, seed {seed}", align=vec)
+
+
+@pytest.mark.parametrize("size", [5, 16, 37])
+@pytest.mark.parametrize("constant", [False, True])
+def test_sums_shift_early_in_whole_blocks(launcher: HostLauncher, size: int, constant: bool, seed: int) -> None:
+    rng = np.random.default_rng([seed, size, constant])
+    rule = Rule(Rounding.V1_EARLY_SHIFT_BLOCK16)
+    differ = False
+    for _ in range(4):
+        # Scales far apart: the smaller factor's right shift reaches into the extra bits.
+        scales = (1.0, float(np.float32(2.0 ** rng.uniform(-16, -14))), 2.0**-12)
+        a_quant, b_quant, out = (Quant(scale, dtype="int16") for scale in scales)
+        spec = AddSpec(a_shape=(size,), b_shape=(size,), a_quant=a_quant, b_quant=b_quant, out_quant=out)
+        a, b = (random_codes(rng, (1 if constant and second else 3, size), np.int16) for second in (False, True))
+        a //= 1 << 12
+        want = add.reference(spec, rule, a, b)
+        differ |= not np.array_equal(want, add.reference(spec, Rule(Rounding.V1), a, b))
+        layer = binary.pack(spec, rule, None, b[0] if constant else None)
+        run_layer(launcher, layer, [a] if constant else [a, b], want, rng, f"{spec}, seed {seed}", gaps=False)
+    assert differ or size < 16
+
+
+def test_parts_of_int16_tensors_in_place(launcher: HostLauncher, seed: int) -> None:
+    # Two pools write their channels into one tensor, at distances in elements of two bytes.
+    rng = np.random.default_rng(seed)
+    network = Network()
+    x = network.tensor(TensorDef((1, 4, 4, 3), np.int16, 0.5, 0, name="x"))
+    options = schema.Pool2DOptionsT()
+    options.padding, options.strideH, options.strideW, options.filterHeight, options.filterWidth = 1, 1, 1, 2, 2
+    pooled = TensorDef((1, 3, 3, 3), np.int16, 0.5, 0)
+    parts = [network.operator(op, [x], pooled, options) for op in ("MAX_POOL_2D", "AVERAGE_POOL_2D")]
+    joined = schema.ConcatenationOptionsT()
+    joined.axis = 3
+    y = network.operator("CONCATENATION", parts, TensorDef((1, 3, 3, 6), np.int16, 0.5, 0), joined)
+    content = network.build([x], [y])
+    model = Model(plan_program(read(content), Device("cuda"), "litert_ref", launcher))
+    assert len(model.program.steps) == 2
+    values = rng.integers(-32768, 32768, (2, 4, 4, 3)).astype(np.int16)
+    assert_equal_bits(model(values), gpuq.load(content, device="cpu")(values), f"seed {seed}")
 
 
 @pytest.mark.parametrize("rounding", [Rounding.INTERPOLATED, Rounding.INTERPOLATED_F32])

@@ -19,7 +19,6 @@ from gpuq.ops.add import AddSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.dequantize import DequantizeSpec
-from gpuq.ops.l2_normalization import L2NormalizationSpec
 from gpuq.ops.max_pool_2d import MaxPool2dSpec
 from gpuq.ops.mean import MeanSpec
 from gpuq.ops.mul import MulSpec
@@ -29,6 +28,7 @@ from gpuq.ops.registry import reference
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec
 from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.sub import SubSpec
+from gpuq.ops.transpose_conv import TransposeConvSpec
 from gpuq.ops.window import Window2d
 
 from .cuda_layers import launcher, random_codes, scaled
@@ -63,17 +63,18 @@ def test_xnnpack_binary(launcher: HostLauncher, spec_type: Any, rule: Rule, seed
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rounding", [Rounding.V1U_BLOCK16, Rounding.V2, Rounding.RECIPROCAL_F32])
+@pytest.mark.parametrize("rounding", [Rounding.V1U_BLOCK16, Rounding.V2, Rounding.RECIPROCAL_F32, Rounding.AFFINE_F32])
 def test_means_and_sums(launcher: HostLauncher, rounding: Rounding, seed: int) -> None:
-    rng = np.random.default_rng([seed, rounding is Rounding.V2, rounding is Rounding.RECIPROCAL_F32])
+    rng = np.random.default_rng([seed, *rounding.value.encode()])
     for case in range(scaled(30)):
         dtype = ("int8", "uint8")[case % 2]
         x_quant = random_quant(rng, dtype, -6, 0)
         scale = float(np.float32(x_quant.scalar_scale() * 2.0 ** rng.integers(-3, 3)))
-        shape = (1, int(rng.integers(1, 6)), int(rng.integers(1, 6)), 16 * int(rng.integers(1, 4)))
+        shape = (1, int(rng.integers(1, 6)), int(rng.integers(1, 6)), int(rng.integers(1, 64)))
         out = Quant(scale, x_quant.scalar_zero_point(), dtype=dtype)
         # A sum has neither a count to divide by nor blocks of channels.
         kind = SumSpec if case % 3 == 0 and rounding is not Rounding.V1U_BLOCK16 else MeanSpec
+        kind = SumSpec if rounding is Rounding.AFFINE_F32 else kind
         spec = kind(x_shape=shape, axes=(1, 2), keep_dims=True, x_quant=x_quant, out_quant=out)
         x = random_codes(rng, (2, *shape), dtype)
         want = reference(spec, Rule(rounding), x)
@@ -186,8 +187,11 @@ def test_channels_in_blocks_take_one_rule_where_there_is_one() -> None:
         return str(layer.epilogue.rule)
 
     assert [macro(16), macro(5), macro(12, "relu")] == ["RULE_V1U", "RULE_V1_RIGHT", "RULE_V1_RIGHT"]
-    with pytest.raises(InputValueError, match="DEPTHWISE_CONV_2D: 12 channels under rule v1u_block8"):
-        macro(12)
+    assert macro(12) == "RULE_V1_BLOCKS"
+    weights = np.ones((1, 1, 1, 12), np.int8)
+    layer: Any = layer_of(depthwise(12), rule, [None, weights, None])
+    # Channels behind the last whole block round ties away from zero.
+    assert layer.epilogue.factors[:, 2].tolist() == [0] * 8 + [1] * 4
 
 
 CODES, FLOATS = Quant(0.5), QuantizeSpec(shape=(20,), x_quant=None, out_quant=Quant(0.5))
@@ -199,12 +203,11 @@ IMAGE = ResizeBilinearSpec(in_h=2, in_w=2, in_c=4, out_h=4, out_w=4, dtype=np.dt
 @pytest.mark.parametrize(
     ("pack", "spec", "rounding"),
     [
-        (elementwise.pack, FLOATS, Rounding.RECIPROCAL_F32),
-        (elementwise.pack, FLOATS, Rounding.RECIPROCAL_F32_BLOCK8),
-        (elementwise.pack, DequantizeSpec(shape=(20,), x_quant=CODES), Rounding.AFFINE_F32_BLOCK8),
-        (reduce.pack, PIXELS, Rounding.V1U_BLOCK16),
+        (elementwise.pack, FLOATS, Rounding.V4),
+        (elementwise.pack, DequantizeSpec(shape=(20,), x_quant=CODES), Rounding.RECIPROCAL_F32),
+        (reduce.pack, PIXELS, Rounding.V4),
         (resize.pack, IMAGE, Rounding.AFFINE_F32),
-        (reduce.pack, TOTAL, Rounding.AFFINE_F32),
+        (reduce.pack, TOTAL, Rounding.V4),
     ],
 )
 def test_a_rule_without_a_kernel_is_one_error(pack: Any, spec: Any, rounding: Rounding) -> None:
@@ -252,14 +255,26 @@ def test_convolution_bounds_follow_the_rule() -> None:
 def test_every_operator_without_a_kernel_is_named_at_once(launcher: HostLauncher, seed: int) -> None:
     from .test_fusion import Net
 
-    net = Net(np.random.default_rng(seed))
-    unit = Quant(1 / 128)
-    x = net.tensor((1, 2, 2, 4), unit)
-    rows = L2NormalizationSpec(depth=4, x_quant=unit, out_quant=unit)
-    once = net.add_node(rows, (x,), (1, 2, 2, 4), unit)
-    twice = net.add_node(rows, (once,), (1, 2, 2, 4), unit)
+    net = Net(np.random.default_rng(seed), "uint8")
+    quant = Quant(0.5, 128, dtype="uint8")
+    x = net.tensor((1, 2, 2, 4), quant)
+    # 20 elements: a whole block of 16 and a rest.
+    layer = TransposeConvSpec(
+        in_h=2,
+        in_w=2,
+        in_c=4,
+        out_h=2,
+        out_w=2,
+        out_c=5,
+        window=Window2d(kernel_h=1, kernel_w=1),
+        x_quant=quant,
+        w_quant=quant,
+        out_quant=quant,
+    )
+    weights = net.tensor((5, 1, 1, 4), quant, np.ones((5, 1, 1, 4), np.uint8))
+    once, twice = (net.add_node(layer, (x, weights), (1, 2, 2, 5), quant) for _ in range(2))
     with pytest.raises(UnsupportedModel) as caught:
-        plan_program(net.graph((x,), (twice,)), Device("cuda"), "xnnpack", launcher)
+        plan_program(net.graph((x,), (once, twice)), Device("cuda"), "litert_opt", launcher)
     message = str(caught.value)
     for number in (0, 1):
-        assert f"operator #{number} L2_NORMALIZATION on int8 tensor" in message
+        assert f"operator #{number} TRANSPOSE_CONV on uint8 tensor" in message

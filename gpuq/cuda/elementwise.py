@@ -256,6 +256,13 @@ def pack_map(spec: Spec, rule: Rule) -> MapLayer:
 def pack(spec: Spec, rule: Rule) -> AffineLayer | MapLayer:
     """QUANTIZE, DEQUANTIZE, or an operator on one code whose output has its input's shape."""
     run = math.prod(spec.output_shape)
+    allowed: tuple[Rounding, ...] | None = None
+    if isinstance(spec, DequantizeSpec):
+        allowed = (Rounding.AFFINE_F32, Rounding.AFFINE_F32_BLOCK8)
+    elif isinstance(spec, QuantizeSpec) and spec.x_quant is None:
+        allowed = (Rounding.AFFINE_F32, Rounding.RECIPROCAL_F32, Rounding.RECIPROCAL_F32_BLOCK8)
+    if allowed is not None and rule.rounding not in allowed:
+        raise spec.fail(f"there is no CUDA kernel for rule {rule.rounding.value}")
     if isinstance(spec, QuantizeSpec) and spec.x_quant is None:
         return AffineLayer(spec, AffineMap("quantize", spec.out_quant, rounding=rule.rounding, run=run))
     if isinstance(spec, DequantizeSpec):

@@ -167,6 +167,7 @@ def pack(spec: HybridSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDAr
     codes_rule = Rule(Rounding.V2)
     sums: conv2d_int16.Conv2dInt16Layer | depthwise_conv2d_int16.DepthwiseConv2dInt16Layer
     if isinstance(spec, HybridDepthwiseConv2dSpec):
+        spec.require(rule.rounding is not Rounding.QD8, "XNNPACK has no depthwise convolutions of dynamic range")
         inner = DepthwiseConv2dSpec(
             in_h=spec.in_h,
             in_w=spec.in_w,
