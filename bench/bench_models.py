@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
     device, on_gpu = arguments.device, arguments.device == "cuda"
     batches = sorted(arguments.batch or ((1, 32, 256) if on_gpu else (1, 8)))
-    models = find_models(arguments.models, on_gpu=on_gpu)
+    models = find_models(arguments.models)
     if not models:
         sys.exit(f"no models {arguments.models!r} in memory or under {material()}/models; set GPUQ_MATERIAL")
     runtimes = [runtime for names in PASSES[device] for runtime in names]
@@ -142,14 +142,13 @@ def material() -> Path:
     return Path(os.environ.get("GPUQ_MATERIAL", REPOSITORY.parent / "shared"))
 
 
-def find_models(pattern: str, *, on_gpu: bool) -> list[str]:
-    """Names of networks in memory, then paths of integer models, that match a glob; none of int16 on a GPU."""
+def find_models(pattern: str) -> list[str]:
+    """Names of networks in memory, then paths of integer models, that match a glob."""
     from bench.networks import NETWORKS
 
     files = [*material().glob("models/*/*int8.tflite"), *DIGITS.glob("digits_int*.tflite")]
     paths = sorted(path for path in files if path.match(f"{pattern}.tflite"))
-    found = [*fnmatch.filter(NETWORKS, pattern), *map(str, paths)]
-    return [name for name in found if "int16x8" not in name] if on_gpu else found
+    return [*fnmatch.filter(NETWORKS, pattern), *map(str, paths)]
 
 
 def model_source(model: str) -> str:

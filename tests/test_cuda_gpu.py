@@ -282,7 +282,7 @@ def test_arrays_on_the_cpu_are_refused(gpu: Gpu, seed: int) -> None:
 
 def networks() -> list[str]:
     return [
-        "digits_int8",
+        *("digits_int8", "digits_int16x8", "digits_dynamic_range", "digits_float", "kws_dscnn_dynamic_range"),
         *test_cuda_networks.SMALL_MODELS,
         *test_cuda_networks.LARGER_MODELS,
         *test_cuda_networks.LARGEST_MODELS,
@@ -292,8 +292,11 @@ def networks() -> list[str]:
 @pytest.mark.parametrize("name", networks())
 def test_network(gpu: Gpu, name: str, request: pytest.FixtureRequest, seed: int) -> None:
     """Every tensor equals the CPU's; a batch is as many runs; arrays of the GPU give what arrays of the host give."""
-    if name == "digits_int8":
-        content = resource("examples", "digits", "digits_int8.tflite").read_bytes()
+    if name.startswith("digits_"):
+        content = resource("examples", "digits", f"{name}.tflite").read_bytes()
+    elif name == "kws_dscnn_dynamic_range":
+        folder = request.getfixturevalue("material") / "models" / "mlperf_tiny"
+        content = (folder / f"{name}.tflite").read_bytes()
     else:
         content = test_cuda_networks.model_of(request.getfixturevalue("material"), name)
     numerics = "tflm" if name == "person_detect_int8" else "litert_ref"
