@@ -97,8 +97,13 @@ def _one_shape(spec: Any) -> bool:
 
 
 def _twelfth_power(spec: Any) -> bool:
-    """LOGISTIC of int16 whose input scale is 2^-12, within the 0.1 % of the runtimes' check."""
+    """LOGISTIC or TANH of int16 whose input scale is 2^-12, within the 0.1 % of the runtimes' check."""
     return bool(abs(math.log2(spec.x_quant.scalar_scale()) + 12) < 1e-3)
+
+
+def _eleventh_power(spec: Any) -> bool:
+    """The same of 2^-11."""
+    return bool(abs(math.log2(spec.x_quant.scalar_scale()) + 11) < 1e-3)
 
 
 def _per_channel(spec: Any) -> bool:
@@ -428,7 +433,9 @@ _LITERT_OPT = (
     _row("QUANTIZE", _on_int16, Rounding.V1),
     _row("QUANTIZE", _all(_not_from_float, _to_int16), Rounding.V1),
     _refuse("LOGISTIC", _all(_on_int16, _twelfth_power), "its optimized int16 kernel for scales of 2^-12 is not read"),
-    _row("SOFTMAX LOGISTIC", _on_int16, Rounding.INTERPOLATED),
+    _refuse("TANH", _all(_on_int16, _twelfth_power), "its optimized int16 kernel for scales of 2^-12 is not read"),
+    _refuse("TANH", _all(_on_int16, _eleventh_power), "its optimized int16 kernel for scales of 2^-11 is not read"),
+    _row("SOFTMAX LOGISTIC TANH", _on_int16, Rounding.INTERPOLATED),
     _row("RESIZE_BILINEAR", _on_int16, Rounding.EXACT),
     _row("CONV_2D", _all(_on_int8, _grouped), Rounding.V1),
     _row("CONV_2D", _on_int8, Rounding.V1U),
@@ -519,7 +526,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("CONV_2D DEPTHWISE_CONV_2D", _all(_on_int16, _int64_sums), Rounding.V3),
                 _row("CONV_2D DEPTHWISE_CONV_2D", _signed, Rounding.V1),
                 _POWER_OF_TWO,
-                _row("SOFTMAX LOGISTIC", _on_int16, Rounding.INTERPOLATED),
+                _row("SOFTMAX LOGISTIC TANH", _on_int16, Rounding.INTERPOLATED),
                 _row("FULLY_CONNECTED", _always, Rounding.V6),
                 _row("TRANSPOSE_CONV", _on_uint8, Rounding.V1, Product.F32),
                 _row("TRANSPOSE_CONV", _on_int8, Rounding.V1),
@@ -562,7 +569,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
                 _row("SOFTMAX LOGISTIC TANH HARD_SWISH L2_NORMALIZATION", _on_int8, Rounding.FIXED_POINT),
                 _row("SOFTMAX", _on_int16, Rounding.INTERPOLATED_F32),
-                _row("LOGISTIC", _on_int16, Rounding.INTERPOLATED),
+                _row("LOGISTIC TANH", _on_int16, Rounding.INTERPOLATED),
                 _row(_COMPARISONS, _on_int8, Rounding.V1),
                 *_TFLM_ELEMENTS,
                 _row("RESIZE_BILINEAR", _on_int8, Rounding.EXACT),
@@ -606,7 +613,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row(_COMPARISONS, _on_int8, Rounding.V2),
                 *_TFLM_ELEMENTS,
                 _row("SOFTMAX", _on_int16, Rounding.INTERPOLATED_F32),
-                _row("LOGISTIC", _on_int16, Rounding.INTERPOLATED),
+                _row("LOGISTIC TANH", _on_int16, Rounding.INTERPOLATED),
                 _row("RESIZE_BILINEAR", _on_int8, Rounding.EXACT_UP),
                 _row("CONCATENATION", _signed, Rounding.EXACT),
                 _row(f"{_COPIES} {_CODE_MEANS}", _signed, Rounding.EXACT),

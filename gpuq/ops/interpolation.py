@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gpuq.numerics import wrap_int32
+from gpuq.ops.spec import Spec
 from gpuq.quant import round_half_away
 
 STEPS = 512
@@ -72,3 +74,37 @@ def _sigmoids() -> npt.NDArray[np.int64]:
 
 SIGMOIDS = _sigmoids()
 """(256,) sigmoid(i / 24) in 1/65536."""
+
+
+def step_multiplier(spec: Spec, scale: float) -> tuple[int, int]:
+    """(multiplier, right shift) that bring int16 codes of this scale to 1/12288, the 512th of a step of the table."""
+    multiplier, shift = scale * 4096.0 * 3.0, 0
+    while multiplier <= 32767.0 / 2.0 and shift <= 30:
+        shift, multiplier = shift + 1, multiplier * 2
+    spec.require(multiplier < 65536, f"input scale {scale} of int16 must be below 16/3, beyond which int32 overflows")
+    return int(multiplier), shift
+
+
+def _between_sigmoids(codes: npt.NDArray[np.int64], multiplier: int, shift: int, bits: int, one: int) -> Any:
+    """(positions, sigmoids of their magnitudes); `bits` of a position lie between two entries, beyond them all is 1."""
+    position = wrap_int32(codes * multiplier + ((1 << shift) >> 1)) >> shift
+    distance = np.abs(position)
+    index = np.minimum(distance >> bits, 254)
+    between = (SIGMOIDS[index] << bits) + (distance & ((1 << bits) - 1)) * (SIGMOIDS[index + 1] - SIGMOIDS[index])
+    return position, np.where(distance >> bits >= 255, one, between)
+
+
+def interpolated_sigmoid(codes: npt.NDArray[np.int64], multiplier: int, shift: int) -> npt.NDArray[np.int64]:
+    """sigmoid of int16 codes in Q0.15; codes * multiplier * 2^-shift are steps of 1/12288."""
+    position, value = _between_sigmoids(codes, multiplier, shift, 9, 0x7FFF << 10)
+    return np.asarray(np.where(position >= 0, value + (1 << 9), (1 << 25) - value + (1 << 9) - 1) >> 10)
+
+
+def interpolated_tanh(codes: npt.NDArray[np.int64], multiplier: int, shift: int) -> npt.NDArray[np.int64]:
+    """tanh of int16 codes in Q0.15, as 2 * sigmoid(2 x) - 1; multiplier and shift as for interpolated_sigmoid().
+
+    Source: LiteRT tflite/kernels/internal/reference/integer_ops/tanh.h.
+    """
+    position, value = _between_sigmoids(codes, multiplier, shift, 8, 0xFFFF << 8)
+    half = 1 << 23
+    return np.asarray(np.where(position >= 0, value - half + 128, half - value + 127) >> 8)

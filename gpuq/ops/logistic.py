@@ -19,7 +19,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import fixed_point
-from gpuq.ops.interpolation import SIGMOIDS
+from gpuq.ops.interpolation import interpolated_sigmoid, step_multiplier
 from gpuq.ops.spec import INT8, INT16, UINT8, clamp_to
 from gpuq.ops.unary import (
     UnarySpec,
@@ -98,31 +98,11 @@ def _table_fixed_point(spec: LogisticSpec, *, rounds_once: bool) -> npt.NDArray[
 def int16_multiplier(spec: LogisticSpec) -> tuple[int, int]:
     """(multiplier, right shift) that bring codes of int16 to 1/12288, the 512th of a step of the table."""
     scale = spec.x_quant.scalar_scale()
-    if abs(math.log2(scale) + 12) < 1e-3:
-        return 3, 0
-    multiplier, shift = scale * 4096.0 * 3.0, 0
-    while multiplier <= 32767.0 / 2.0 and shift <= 30:
-        shift, multiplier = shift + 1, multiplier * 2
-    spec.require(multiplier < 65536, f"input scale {scale} of int16 must be below 16/3, beyond which int32 overflows")
-    return int(multiplier), shift
-
-
-def _interpolated(spec: LogisticSpec, codes: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-    return interpolated_sigmoid(codes, *int16_multiplier(spec))
-
-
-def interpolated_sigmoid(codes: npt.NDArray[np.int64], multiplier: int, shift: int) -> npt.NDArray[np.int64]:
-    """sigmoid of int16 codes in Q0.15; codes * multiplier * 2^-shift are steps of 1/12288."""
-    position = numerics.wrap_int32(codes * multiplier + ((1 << shift) >> 1)) >> shift
-    distance = np.abs(position)
-    index = np.minimum(distance >> 9, 254)
-    between = (SIGMOIDS[index] << 9) + (distance & 511) * (SIGMOIDS[index + 1] - SIGMOIDS[index])
-    result = np.where(distance >> 9 >= 255, 0x7FFF << 10, between)
-    return np.where(position >= 0, result + (1 << 9), (1 << 25) - result + (1 << 9) - 1) >> 10
+    return (3, 0) if abs(math.log2(scale) + 12) < 1e-3 else step_multiplier(spec, scale)
 
 
 def reference(spec: LogisticSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Exact sigmoids of codes of any shape."""
     if rule.rounding is Rounding.INTERPOLATED:
-        return np.asarray(_interpolated(spec, x.astype(np.int64)), spec.out_quant.dtype)
+        return np.asarray(interpolated_sigmoid(x.astype(np.int64), *int16_multiplier(spec)), spec.out_quant.dtype)
     return look_up(spec, table(spec, rule), x)

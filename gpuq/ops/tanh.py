@@ -18,7 +18,8 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import fixed_point
-from gpuq.ops.spec import clamp_to
+from gpuq.ops.interpolation import interpolated_tanh, step_multiplier
+from gpuq.ops.spec import INT8, INT16, UINT8, clamp_to
 from gpuq.ops.unary import (
     UnarySpec,
     float_table,
@@ -38,10 +39,25 @@ class TanhSpec(UnarySpec):
     """Elementwise hyperbolic tangent. See UnarySpec for the fields."""
 
     op: ClassVar[str] = "TANH"
+    dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, UINT8, INT16)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_finite_inverse(self)
+        if self.x_quant.dtype == INT16:
+            self.require(
+                self.out_quant.scale == 1 / 32768, f"int16 output must have scale 1/32768, got {self.out_quant.scale}"
+            )
+            int16_multiplier(self)
+
+
+def int16_multiplier(spec: TanhSpec) -> tuple[int, int]:
+    """(multiplier, right shift) that bring codes of int16 to 1/12288: exact for scales of 2^-12 and 2^-11."""
+    scale = spec.x_quant.scalar_scale()
+    exponent = round(math.log2(scale))
+    if exponent in (-12, -11) and abs(math.log2(scale) - exponent) < 1e-3:
+        return 3 << (12 + exponent), 0
+    return step_multiplier(spec, scale)
 
 
 def table(spec: TanhSpec, rule: Rule) -> npt.NDArray[Any]:
@@ -63,4 +79,6 @@ def table(spec: TanhSpec, rule: Rule) -> npt.NDArray[Any]:
 
 def reference(spec: TanhSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Exact tangents of codes of any shape."""
+    if rule.rounding is Rounding.INTERPOLATED:
+        return interpolated_tanh(x.astype(np.int64), *int16_multiplier(spec)).astype(np.int16)
     return look_up(spec, table(spec, rule), x)

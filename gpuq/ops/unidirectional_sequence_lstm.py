@@ -31,8 +31,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.numerics import Int64Array, Rounding, Rule, rounding_divide_by_pot
 from gpuq.ops.fixed_point_int16 import all_numbers, logistic_table, tanh_table
-from gpuq.ops.interpolation import SIGMOIDS
-from gpuq.ops.logistic import interpolated_sigmoid
+from gpuq.ops.interpolation import interpolated_sigmoid, interpolated_tanh
 from gpuq.ops.spec import INT8, INT16, Shape, Spec, clamp_to, run_shape
 from gpuq.quant import Quant
 
@@ -170,20 +169,8 @@ def reference(
 def _gate_tables(rule: Rule) -> tuple[Int64Array, Int64Array]:
     """sigmoid and tanh of Q3.12 in Q0.15, by the number's bits."""
     if rule.rounding is Rounding.INTERPOLATED:
-        return interpolated_sigmoid(all_numbers(), 3, 0), interpolated_tanh(0)
+        return interpolated_sigmoid(all_numbers(), 3, 0), interpolated_tanh(all_numbers(), 3, 0)
     return logistic_table(), tanh_table(3)
-
-
-def interpolated_tanh(left_shift: int) -> Int64Array:
-    """(65536,) tanh of a number of 2^-12 * 2^left_shift, by its bits, in Q0.15: 2 * sigmoid(2 a) - 1."""
-    multiplier, right = (3 << left_shift, 0) if left_shift >= 0 else (3, -left_shift)
-    position = (all_numbers() * multiplier + ((1 << right) >> 1)) >> right
-    distance = np.abs(position)
-    index = np.minimum(distance >> 8, 254)
-    between = (SIGMOIDS[index] << 8) + (distance & 255) * (SIGMOIDS[index + 1] - SIGMOIDS[index])
-    result = np.where(distance >> 8 >= 255, 0xFFFF << 8, between)
-    half = 1 << 23
-    return np.asarray(np.where(position >= 0, result - half + 128, -result + half + 127) >> 8)
 
 
 def _gate_part(
@@ -231,7 +218,8 @@ def _output(
     o = gates[3]
     assert o is not None
     if rule.rounding is Rounding.INTERPOLATED:
-        products = o * interpolated_tanh(12 + spec.cell_shift)[c & 0xFFFF]
+        left = 12 + spec.cell_shift
+        products = o * (interpolated_tanh(c, 3 << left, 0) if left >= 0 else interpolated_tanh(c, 3, -left))
         codes = _by_factor(products, 2.0**-30 / spec.out_quant.scalar_scale()) + spec.out_quant.scalar_zero_point()
     else:
         products = o * tanh_table(15 + spec.cell_shift)[c & 0xFFFF]

@@ -32,12 +32,17 @@ from .strategies_movement import numbers
 
 
 @st.composite
-def tanh(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
+def tanh(draw: DrawFn, dtypes: Sequence[str] = BOTH, powers: bool = True) -> Case:
     source = Source(draw, "TANH")
     dtype = source.pick("dtype", dtypes)
     zero_point = source.zero_point("in_zero_point", dtype)
-    in_scale = source.note("in_scale", source.log2(-14, 2))
+    in_scale = source.note("in_scale", source.log2(*((-20, 2) if dtype == "int16" else (-14, 2))))
+    if dtype == "int16" and powers and source.flag("power"):
+        in_scale = source.note("in_scale", np.float32(2.0 ** int(source.rng.choice([-11, -12]))))
     sample, x = code_by_code(source, dtype, zero_point)
+    if dtype == "int16":
+        one = TensorDef(sample, dtype, np.float32(1 / 32768), 0)
+        return source.case([TensorDef(sample, dtype, in_scale, 0)], one, None, [x])
     # LiteRT takes any output parameters, TFLite Micro takes it that they are these.
     out_scale, out_zp = np.float32(1 / 128), 128 if dtype == "uint8" else 0
     if len(dtypes) > 1 and source.flag("any_output"):

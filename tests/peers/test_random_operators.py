@@ -129,6 +129,7 @@ INT16: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
     "CONCATENATION_int16": (partial(ops.concatenation, INT16_ONLY), 10),
     "PAD_int16": (partial(ops.pad, INT16_ONLY), 10),
     "RESIZE_NEAREST_NEIGHBOR_int16": (partial(ops.resize, "RESIZE_NEAREST_NEIGHBOR", INT16_ONLY), 10),
+    "TANH_int16": (partial(sums.tanh, INT16_ONLY, powers=False), 20),
     "RESHAPE_int16": (partial(ops.reshape, INT16_ONLY), 5),
     "ABS_int16": (partial(ops.relu, "ABS", INT16_ONLY), 20),
     "MAXIMUM_int16": (partial(sums.maximum, "MAXIMUM", INT16_ONLY), 5),
@@ -259,11 +260,15 @@ DYNAMIC_RANGE: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
     f"{op}_dynamic_range": (partial(dynamic.hybrid, op), 60)
     for op in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 }
-LEAKY_RELU = {"LEAKY_RELU_int16": (partial(sums.leaky_relu, INT16_ONLY), 20)}
-LITERT |= LITERT_INT16 | DYNAMIC_RANGE | LEAKY_RELU
+# LiteRT's optimized kernels have others for these.
+OF_REFERENCE = {
+    "LEAKY_RELU_int16": (partial(sums.leaky_relu, INT16_ONLY), 20),
+    "TANH_int16": (partial(sums.tanh, INT16_ONLY), 20),
+}
+LITERT |= LITERT_INT16 | DYNAMIC_RANGE | OF_REFERENCE
 LITERT_OPT |= LITERT_INT16 | DYNAMIC_RANGE
 XNNPACK |= LITERT_INT16 | DYNAMIC_RANGE
-TFLM |= INT16 | LEAKY_RELU
+TFLM |= INT16 | OF_REFERENCE
 
 TABLES = {"litert_ref": LITERT, "litert_opt": LITERT_OPT, "xnnpack": XNNPACK, "tflm": TFLM}
 
