@@ -420,7 +420,7 @@ _LITERT_OPT = (
     *_PLAIN,
     _refuse("LEAKY_RELU", _on_int16, "its optimized int16 kernel rounds otherwise, and is not read"),
     *_LITERT_ARITHMETIC,
-    _row("CONV_2D DEPTHWISE_CONV_2D", _all(_on_int16, _int64_sums), Rounding.V3),
+    _row("CONV_2D DEPTHWISE_CONV_2D TRANSPOSE_CONV", _all(_on_int16, _int64_sums), Rounding.V3),
     _row("CONV_2D", _all(_on_int16, _grouped), Rounding.V1),
     _row("CONV_2D", _on_int16, Rounding.V1U),
     _row("FULLY_CONNECTED", _all(_on_int16, _int64_sums, _has_bias), Rounding.V6),
@@ -523,7 +523,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 *_PLAIN,
                 *_LITERT_ARITHMETIC,
                 _row("CONV_2D DEPTHWISE_CONV_2D", _on_uint8, Rounding.V1, Product.F32),
-                _row("CONV_2D DEPTHWISE_CONV_2D", _all(_on_int16, _int64_sums), Rounding.V3),
+                _row("CONV_2D DEPTHWISE_CONV_2D TRANSPOSE_CONV", _all(_on_int16, _int64_sums), Rounding.V3),
                 _row("CONV_2D DEPTHWISE_CONV_2D", _signed, Rounding.V1),
                 _POWER_OF_TWO,
                 _row("SOFTMAX LOGISTIC TANH", _on_int16, Rounding.INTERPOLATED),
@@ -552,7 +552,11 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             "TFLite Micro's portable kernels (measured on the tflite-micro wheel of 2026-10-23)",
             (
                 _NO_INT2,
-                _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _all(_on_int16, _int64_sums), Rounding.V3),
+                _row(
+                    "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED TRANSPOSE_CONV",
+                    _all(_on_int16, _int64_sums),
+                    Rounding.V3,
+                ),
                 _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _signed, Rounding.V1),
                 _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V1),
                 _row("TRANSPOSE_CONV BATCH_MATMUL PRELU SUM SQUARED_DIFFERENCE", _on_int8, Rounding.V1),
@@ -595,7 +599,11 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             "CMSIS_NN_USE_SINGLE_ROUNDING (read, not measured)",
             (
                 _NO_INT2,
-                _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _all(_on_int16, _int64_sums), Rounding.V3),
+                _row(
+                    "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED TRANSPOSE_CONV",
+                    _all(_on_int16, _int64_sums),
+                    Rounding.V3,
+                ),
                 _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _signed, Rounding.V2),
                 _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V2),
                 _row("TRANSPOSE_CONV BATCH_MATMUL PRELU SUM SQUARED_DIFFERENCE", _on_int8, Rounding.V2),

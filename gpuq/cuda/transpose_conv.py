@@ -16,13 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.cuda import conv2d
+from gpuq.cuda import conv2d, conv2d_int16
 from gpuq.cuda.conv2d import Conv2dLayer
-from gpuq.cuda.kernel import Launch, Slot
+from gpuq.cuda.conv2d_int16 import Conv2dInt16Layer
+from gpuq.cuda.kernel import Launch, Slot, renamed
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.conv2d import Conv2dSpec, check_weights
+from gpuq.ops.spec import INT16
 from gpuq.ops.transpose_conv import TransposeConvSpec
 from gpuq.ops.window import Window2d
 
@@ -83,7 +85,7 @@ class TransposeConvLayer:
     """A packed layer: a convolution for each phase of rows and columns."""
 
     spec: TransposeConvSpec
-    parts: tuple[tuple[Phase, Phase, Conv2dLayer], ...]
+    parts: tuple[tuple[Phase, Phase, Conv2dLayer | Conv2dInt16Layer], ...]
     constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,29 +127,19 @@ class TransposeConvLayer:
                 pixel_pitch=window.stride_w * output.pixel_pitch,
             )
             own = layer.launches(part, [seen], made)
-            launches += [_renamed(launch, f"{number}/", layer.constants) for launch in own]
+            there = {name: Slot(f"{number}/{name}") for name in layer.constants}
+            launches += [renamed(launch, there) for launch in own]
         return launches
 
 
-def _renamed(launch: Launch, prefix: str, names: Mapping[str, Any]) -> Launch:
-    """The launch with these constants under longer names."""
-    arguments = tuple(
-        replace(argument, name=prefix + argument.name)
-        if isinstance(argument, Slot) and argument.name in names
-        else argument
-        for argument in launch.arguments
-    )
-    return replace(launch, arguments=arguments)
-
-
 def pack(
-    spec: TransposeConvSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[np.int32] | None
+    spec: TransposeConvSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[Any] | None
 ) -> TransposeConvLayer:
     """Packs a layer's constants.
 
     Args:
         weights: OHWI codes.
-        bias: (O,) int32, or None.
+        bias: (O,) of the spec's bias_dtype, or None.
     """
     check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
     if rule.rounding is Rounding.V1U_BLOCK16:
@@ -188,6 +180,8 @@ def pack(
                 w_quant=spec.w_quant,
                 out_quant=spec.out_quant,
                 activation=spec.activation,
+                bias_dtype=spec.bias_dtype,
             )
-            parts.append((row, column, conv2d.pack(part, rule, taps, bias)))
+            pack_part = conv2d_int16.pack if spec.activation_dtype == INT16 else conv2d.pack
+            parts.append((row, column, pack_part(part, rule, taps, bias)))
     return TransposeConvLayer(spec, tuple(parts))

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.conv2d import check_convolution_quants, check_weights, finish
-from gpuq.ops.spec import INT8, INT32, UINT8, Shape, Spec, run_shape
+from gpuq.ops.spec import INT8, INT16, INT32, UINT8, Shape, Spec, run_shape
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
 
@@ -34,16 +34,16 @@ class TransposeConvSpec(Spec):
         in_h, in_w, in_c: input image and channels C.
         out_h, out_w, out_c: output image and channels O.
         window: kernel, strides, and the pads of the convolution from the output image to the input's; no dilation.
-        x_quant, out_quant: per tensor, int8 or uint8, the same dtype.
+        x_quant, out_quant: per tensor, int8, uint8 or int16 (zero point 0), the same dtype.
         w_quant: int8 (zero point 0; per tensor or one scale per output channel, axis 0), or uint8 (per tensor).
         activation: None, "relu", "relu6" or "relu_n1_to_1", fused.
         padding: "same" or "valid", as the file says: XNNPACK decides by it what it takes.
         images: those of one run, over which the blocks of elements go on.
+        bias_dtype: of the bias, and of the sums; int32, or int64 for int16 activations.
     """
 
     op: ClassVar[str] = "TRANSPOSE_CONV"
     has_weights: ClassVar[bool] = True
-    bias_dtype: ClassVar[np.dtype[Any]] = INT32
 
     in_h: int
     in_w: int
@@ -58,6 +58,7 @@ class TransposeConvSpec(Spec):
     activation: str | None = None
     padding: str = "same"
     images: int = 1
+    bias_dtype: np.dtype[Any] = INT32
 
     def __post_init__(self) -> None:
         self.require_positive(
@@ -66,7 +67,7 @@ class TransposeConvSpec(Spec):
         self.require_positive(images=self.images)
         self.require(self.padding in ("same", "valid"), f"padding {self.padding!r} must be 'same' or 'valid'")
         self.require(self.window.dilation_h == self.window.dilation_w == 1, "dilation is not defined")
-        self.require_dtype("input", self.x_quant.dtype, INT8, UINT8)
+        self.require_dtype("input", self.x_quant.dtype, INT8, UINT8, INT16)
         check_convolution_quants(self, self.x_quant, self.w_quant, self.out_quant, self.out_c, axis=0)
         numerics.activation_range(self.activation, self.out_quant)
 
@@ -124,14 +125,14 @@ def reference(
     rule: Rule,
     x: npt.NDArray[Any],
     weights: npt.NDArray[Any],
-    bias: npt.NDArray[np.int32] | None = None,
+    bias: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
     """Exact output, the plain way: one int64 matrix product per tap.
 
     Args:
         x: (..., H, W, C) codes.
         weights: OHWI codes.
-        bias: (O,) int32, or None.
+        bias: (O,) of bias_dtype, or None.
 
     Returns:
         (N, OH, OW, O) codes.

@@ -468,23 +468,24 @@ def transpose_conv(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = F
     in_c = source.integer("in_c", 1, 12)
     taps = kernel[0] * kernel[1] * in_c
     out_c = source.integer("out_c", 1, max(1, min(12, MAX_MACS // (size[0] * size[1] * taps))))
-    per_channel = dtype == "int8" and source.flag("per_channel") and out_c > 1
+    per_channel = dtype != "uint8" and source.flag("per_channel") and out_c > 1
     activation = source.pick("activation", list(ACTIVATIONS))
     bias_mode = source.pick("bias", ["centred", "none", "zero", "noise", "extreme"])
     in_zp, out_zp = source.zero_point("in_zero_point", dtype), source.zero_point("out_zero_point", dtype)
     w_zp = source.zero_point("w_zero_point", dtype) if dtype == "uint8" else 0
     x = source.activations((source.first, *size, in_c), dtype, in_zp)
-    w = source.codes((out_c, *kernel, in_c), dtype, w_zp)
+    w_dtype = "int8" if dtype == "int16" else dtype
+    w = source.codes((out_c, *kernel, in_c), w_dtype, w_zp)
     largest = XNNPACK_LARGEST if xnnpack else 2.0**18 if dtype == "uint8" else 2.0**29
-    drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel, bias_mode, largest, float_requantized=xnnpack)
+    drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel, bias_mode, largest, xnnpack, dtype == "int16")
     out_shape = (source.first, *out_size, out_c)
     inputs: list[TensorDef | None] = [
         constant(out_shape),
-        TensorDef(w.shape, dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w),
+        TensorDef(w.shape, w_dtype, drawn.w_scale, w_zp, axis=0, data=drawn.w),
         TensorDef((source.first, *x.shape[1:]), dtype, drawn.x_scale, in_zp),
     ]
     if drawn.bias is not None:
-        inputs.append(TensorDef((out_c,), np.int32, drawn.bias_scale, 0, data=drawn.bias))
+        inputs.append(TensorDef((out_c,), drawn.bias.dtype, drawn.bias_scale, 0, data=drawn.bias))
     return source.case(
         inputs,
         TensorDef(out_shape, dtype, drawn.out_scale, out_zp),

@@ -130,6 +130,7 @@ INT16: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
     "PAD_int16": (partial(ops.pad, INT16_ONLY), 10),
     "RESIZE_NEAREST_NEIGHBOR_int16": (partial(ops.resize, "RESIZE_NEAREST_NEIGHBOR", INT16_ONLY), 10),
     "TANH_int16": (partial(sums.tanh, INT16_ONLY, powers=False), 20),
+    "TRANSPOSE_CONV_int16": (partial(sums.transpose_conv, INT16_ONLY), 30),
     "RESHAPE_int16": (partial(ops.reshape, INT16_ONLY), 5),
     "ABS_int16": (partial(ops.relu, "ABS", INT16_ONLY), 20),
     "MAXIMUM_int16": (partial(sums.maximum, "MAXIMUM", INT16_ONLY), 5),

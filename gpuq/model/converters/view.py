@@ -22,6 +22,8 @@ _ACTIVATIONS = {0: None, 1: "relu", 2: "relu_n1_to_1", 3: "relu6", 4: None, 5: N
 
 
 # TensorType 0 (FLOAT32) stands for a field that is left out.
+# Operators whose int16 kernels have one type of bias, whatever the options say.
+_INT64_BIAS = ("DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 _BIAS_TYPES: Mapping[int, np.dtype[Any]] = {0: INT64, 2: INT32, 4: INT64}
 
 
@@ -188,7 +190,7 @@ class OperatorView:
         """The dtype of bias and sums: int32 for bytes; for int16 int64, unless the options say int32."""
         if self.x(x).dtype != INT16:
             return INT32
-        number = 0 if self.raw.name == "DEPTHWISE_CONV_2D" else self.option("QuantizedBiasType")
+        number = 0 if self.raw.name in _INT64_BIAS else self.option("QuantizedBiasType")
         if number not in _BIAS_TYPES:
             raise self.fail(f"quantized_bias_type {number} must be int32 or int64")
         if number and not self.has(2):

@@ -184,6 +184,7 @@ def transpose_conv(view: OperatorView) -> Converted:
         activation=view.activation,
         padding=PADDINGS[view.option("Padding")],
         images=n,
+        bias_dtype=view.bias_dtype(2),
     )
     _check_bias_shape(view, out_c, 3)
     return spec, (n, *spec.output_shape)
