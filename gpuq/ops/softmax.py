@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -150,6 +151,7 @@ EXP_RANGE = 10.0
 """exp(-10) counts as the smallest probability of int16."""
 
 
+@lru_cache(maxsize=64)
 def int16_tables(spec: SoftmaxSpec, rule: Rule) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """((65536,) exp by the difference from the row's maximum, (513,) table of 1 / (1 + r)) of int16."""
     single = rule.rounding is Rounding.INTERPOLATED_F32
@@ -162,7 +164,10 @@ def int16_tables(spec: SoftmaxSpec, rule: Rule) -> tuple[npt.NDArray[np.int64], 
     product = scale * beta if single else float(np.float32(scale) * np.float32(beta))
     factor = np.array(product / (EXP_RANGE / 65535.0))
     positions = numerics.requantize(-np.arange(1 << 16, dtype=np.int64), Rounding.V1, factor) + 32767
-    return interpolated(np.clip(positions, -32768, 32767), exps), inverses
+    tables = interpolated(np.clip(positions, -32768, 32767), exps), inverses
+    for table in tables:
+        table.flags.writeable = False
+    return tables
 
 
 def _interpolated(spec: SoftmaxSpec, rule: Rule, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
