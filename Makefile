@@ -29,7 +29,7 @@ test-peers: $(VENV)/.test ## real runtimes beside us; 20,000 random operators in
 	GPUQ_PEER_CASES=$(or $(GPUQ_PEER_CASES),20000) GPUQ_PEER_INPUTS=20 $(PYTEST) tests/peers
 
 test-host: $(VENV)/.test ## every kernel with every rule, dtype and way of loading, 300 random layers each, on the CPU
-	GPUQ_HOST_CASES=300 $(PYTEST) tests/host_cuda tests/test_cuda_*.py tests/test_sass.py
+	GPUQ_HOST_CASES=300 GPUQ_KERNEL_CASES=30 $(PYTEST) tests/host_cuda tests/test_cuda_*.py tests/test_sass.py tests/peers/test_random_kernels.py
 
 test-gpu: $(VENV)/.test ## what only a GPU can show
 	$(BIN)/python -m pytest -m gpu tests

@@ -380,20 +380,20 @@ def test_networks_on_a_gpu_in_order_of_their_worth(monkeypatch: pytest.MonkeyPat
     output = tmp_path / "m.json"
     command = ["--device", "cuda", "--models", "mobilenet_v2*", "--batch", "32", "4", "--output", str(output)]
     assert bench_models.main(command) == 0
-    two = ("mobilenet_v2", "mobilenet_v2_int8")
+    three = ("mobilenet_v2", "mobilenet_v2_int16x8", "mobilenet_v2_int8")
     assert asked == [
-        *((runtime, model, [4, 32]) for model in two for runtime in ("gpuq", "torch_bf16")),
-        *((runtime, two[1], [1]) for runtime in bench_models.RESOLVERS),
-        *(("torch_compiled", model, [4, 32]) for model in two),
+        *((runtime, model, [4, 32]) for model in three for runtime in ("gpuq", "torch_bf16")),
+        *((runtime, three[2], [1]) for runtime in bench_models.RESOLVERS),
+        *(("torch_compiled", model, [4, 32]) for model in three),
     ]
     found = json.loads(output.read_text())
     assert found["complete"] is False
     assert [(row["model"], row["source"], row["batch"]) for row in found["results"]] == [
-        *((two[0], "memory", batch) for batch in (4, 32)),
-        *((two[1], "file", batch) for batch in (4, 32)),
+        *((model, "memory", batch) for model in three[:2] for batch in (4, 32)),
+        *((three[2], "file", batch) for batch in (4, 32)),
     ]
-    assert [row["gpuq"]["images_per_s"] for row in found["results"]] == [40, 320] * 2
-    assert [row["litert_ref"].get("batch") for row in found["results"]] == [None, None, 1, 1]
+    assert [row["gpuq"]["images_per_s"] for row in found["results"]] == [40, 320] * 3
+    assert [row["litert_ref"].get("batch") for row in found["results"]] == [None, None, None, None, 1, 1]
     assert found["results"][0]["litert_ref"] == {"unavailable": bench_models.NO_FILE}
     assert found["results"][0]["torch_bf16"] == {"unavailable": "no torch"}
 
@@ -418,7 +418,7 @@ def test_networks_without_time_or_names(tmp_path: Path) -> None:
     assert bench_models.main(["--device", "cuda", "--budget", "0", "--output", str(output)]) == 0
     found = json.loads(output.read_text())
     assert found["complete"] is False
-    assert len(found["results"]) == (4 + 1) * 3
+    assert len(found["results"]) == (6 + 2) * 3
     assert all(row["gpuq"] == bench_models.LATE for row in found["results"])
     with pytest.raises(SystemExit, match="no models 'nothing'"):
         bench_models.main(["--models", "nothing"])

@@ -9,7 +9,6 @@ import pytest
 
 from gpuq import profiles
 from gpuq.cpu.plans import pack
-from gpuq.cuda.plans import layer_of
 from gpuq.errors import InputTypeError, InputValueError, UnsupportedModel
 from gpuq.ops.dynamic_range import quantize_asymmetric, quantize_qd8, quantize_symmetric
 from gpuq.ops.hybrid import HybridConv2dSpec, HybridDepthwiseConv2dSpec, HybridFullyConnectedSpec
@@ -142,8 +141,6 @@ def test_refusals() -> None:
     for profile in ("tflm", "single"):
         with pytest.raises(UnsupportedModel, match="FULLY_CONNECTED on float32"):
             profiles.resolve(profile, spec)
-    with pytest.raises(InputValueError, match="FULLY_CONNECTED: there is no CUDA kernel"):
-        layer_of(spec, profiles.resolve("litert_ref", spec), [None, np.zeros((2, 2), np.int8), None])
 
 
 @pytest.mark.parametrize("profile", ["litert_ref", "litert_opt", "xnnpack"])
