@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, int32s
-from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, contiguous_strides, folded, image_shape, run_strides
 from gpuq.numerics import Rule
@@ -50,7 +50,7 @@ KERNELS = tuple(
 
 
 @dataclass(frozen=True, eq=False)
-class ArgMaxLayer:
+class ArgMaxLayer(OnlyWayLayer):
     """An ARG_MAX; it has no constants. Its output has no gaps."""
 
     spec: ArgMaxSpec
@@ -67,11 +67,9 @@ class ArgMaxLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, math.prod(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice("arg_max"),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return "arg_max"
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec, x = self.spec, inputs[0]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.cuda.epilogue import epilogue_defines, pack_factors
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout
 from gpuq.cuda.strides import Dimension, contiguous_strides, folded
 from gpuq.numerics import Rule
@@ -40,7 +40,7 @@ KERNELS = (batch_matmul_kernel(),)
 
 
 @dataclass(frozen=True, eq=False)
-class BatchMatmulLayer:
+class BatchMatmulLayer(OnlyWayLayer):
     """A packed layer.
 
     Attributes:
@@ -68,11 +68,9 @@ class BatchMatmulLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, math.prod(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice(batch_matmul_kernel().name),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return batch_matmul_kernel().name
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec = self.spec

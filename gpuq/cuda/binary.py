@@ -18,7 +18,7 @@ from gpuq import numerics
 from gpuq.cuda.codes import type_name
 from gpuq.cuda.epilogue import epilogue_defines, pack_factors
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s, renamed
-from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, broadcast_strides, folded, image_shape, run_strides
 from gpuq.numerics import Bounds, Int64Array, Rounding, Rule
@@ -85,7 +85,7 @@ KERNELS = (
 
 
 @dataclass(frozen=True, eq=False)
-class BinaryLayer:
+class BinaryLayer(OnlyWayLayer):
     """A packed layer.
 
     Attributes:
@@ -145,11 +145,9 @@ class BinaryLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return image_shape(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice(f"{self.operation.lower()}_codes"),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return f"{self.operation.lower()}_codes"
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec = self.spec
@@ -246,7 +244,7 @@ class BinaryLayer:
 
 
 @dataclass(frozen=True, eq=False)
-class BlockwiseLayer:
+class BlockwiseLayer(OnlyWayLayer):
     """A sum by a rule of blocks: the elements in whole blocks of a run are one layer, those behind another.
 
     Attributes:
@@ -268,11 +266,9 @@ class BlockwiseLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, math.prod(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return self.parts[0][1].choices(runs, traits)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return self.parts[0][1].name
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         found: list[Launch] = []

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import image_shape, run_strides
 from gpuq.numerics import Rule
@@ -176,7 +176,7 @@ def contiguous_layout(spec: Spec, shape: Shape) -> ImageLayout:
 
 
 @dataclass(frozen=True, eq=False)
-class PadLayer:
+class PadLayer(OnlyWayLayer):
     """A PAD; it has no constants.
 
     Attributes:
@@ -203,11 +203,9 @@ class PadLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return image_shape(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice("frame_rows" if self.in_place else "pad_rows"),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return "frame_rows" if self.in_place else "pad_rows"
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec = self.spec
@@ -237,7 +235,7 @@ class PadLayer:
 
 
 @dataclass(frozen=True, eq=False)
-class ConcatenationLayer:
+class ConcatenationLayer(OnlyWayLayer):
     """A concatenation: one launch for each input.
 
     Attributes:
@@ -275,11 +273,9 @@ class ConcatenationLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return image_shape(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice("copy_rows"),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return "copy_rows"
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec = self.spec

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Argument, Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout
 from gpuq.errors import InputTypeError
 from gpuq.numerics import V1U_BLOCKS, Rounding, Rule, uniform
@@ -152,7 +152,7 @@ class AffineMap:
 
 
 @dataclass(frozen=True, eq=False)
-class AffineLayer:
+class AffineLayer(OnlyWayLayer):
     """QUANTIZE from float32 or DEQUANTIZE to it, as a layer of a network."""
 
     spec: QuantizeSpec | DequantizeSpec
@@ -170,11 +170,9 @@ class AffineLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, math.prod(self.spec.shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice(f"{self.map.op}_f32_{self.map.quant.dtype}"),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return f"{self.map.op}_f32_{self.map.quant.dtype}"
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         (x,), y = inputs, output
@@ -183,7 +181,7 @@ class AffineLayer:
 
 
 @dataclass(frozen=True, eq=False)
-class MapLayer:
+class MapLayer(OnlyWayLayer):
     """A function of one code.
 
     Attributes:
@@ -207,17 +205,15 @@ class MapLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, math.prod(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice("map_codes"),)
+    @property
+    def name(self) -> str:
+        return "map_codes"
 
     @property
     def itemsizes(self) -> tuple[int, int]:
         """Bytes of a code of the input and of the output."""
         codes = len(self.table) // (1 if self.whole is None else 2)
         return 1 if codes == 256 else 2, self.table.dtype.itemsize
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         (x,), y = inputs, output

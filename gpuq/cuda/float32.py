@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import ACTIVATION_BOUNDS, Rounding, Rule
 from gpuq.ops.float32.elementwise import FloatUnarySpec
@@ -70,16 +70,14 @@ KERNELS = (
 )
 
 
-class _FloatLayer:
-    """What the layers below share: one way to run, no scratch."""
+class _FloatLayer(OnlyWayLayer):
+    """What the layers below share: one kernel."""
 
     kernel: Kernel
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice(self.kernel.name),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return self.kernel.name
 
 
 def _bounds(activation: str | None) -> tuple[np.float32, np.float32]:

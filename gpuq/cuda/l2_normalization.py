@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpuq.cuda.epilogue import epilogue_defines
 from gpuq.cuda.kernel import Kernel, Launch, int32s
-from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.l2_normalization import L2NormalizationSpec
@@ -37,7 +37,7 @@ KERNELS = (l2_kernel(),)
 
 
 @dataclass(frozen=True, eq=False)
-class L2NormalizationLayer:
+class L2NormalizationLayer(OnlyWayLayer):
     """A layer; it has no constants.
 
     Attributes:
@@ -59,11 +59,9 @@ class L2NormalizationLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, self.spec.depth
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice(l2_kernel().name),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return l2_kernel().name
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         (x,), spec, out = inputs, self.spec, self.spec.out_quant

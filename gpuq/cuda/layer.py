@@ -41,6 +41,21 @@ class OnlyChoice:
     name: str
 
 
+class OnlyWayLayer:
+    """Base of the layers with one way to run and no scratch."""
+
+    @property
+    def name(self) -> str:
+        """The kernel's name."""
+        raise NotImplementedError
+
+    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
+        return (OnlyChoice(self.name),)
+
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
+        return 0
+
+
 class Layer(Protocol):
     """A packed layer: plain values, nothing on a device yet."""
 

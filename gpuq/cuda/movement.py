@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gpuq.cuda.copy import OUTER_DIMENSIONS, Span, copy_launch
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Int64Array, Rule
 from gpuq.ops.movement import MovementSpec
@@ -61,7 +61,7 @@ class Stride:
 
 
 @dataclass(frozen=True, eq=False)
-class MovementLayer:
+class MovementLayer(OnlyWayLayer):
     """A packed operator with one activation: boxes by strides, or a table.
 
     Attributes:
@@ -87,11 +87,9 @@ class MovementLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, self.elements
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice("gather_elements" if self.strides is None else "copy_rows"),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return "gather_elements" if self.strides is None else "copy_rows"
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         (x,), spec, size = inputs, self.spec, self.spec.dtype.itemsize
@@ -138,7 +136,7 @@ class MovementLayer:
 
 
 @dataclass(frozen=True, eq=False)
-class PackLayer:
+class PackLayer(OnlyWayLayer):
     """PACK: one box for each input.
 
     Attributes:
@@ -160,11 +158,9 @@ class PackLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, math.prod(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice("copy_rows"),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return "copy_rows"
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec = self.spec

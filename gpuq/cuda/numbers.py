@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, int32s
-from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout
 from gpuq.cuda.strides import Dimension, broadcast_strides, folded, image_shape, run_strides
 from gpuq.numerics import ACTIVATION_BOUNDS, Rule
@@ -107,7 +107,7 @@ KERNELS = (
 
 
 @dataclass(frozen=True, eq=False)
-class NumbersLayer:
+class NumbersLayer(OnlyWayLayer):
     """An operator.
 
     Attributes:
@@ -133,11 +133,9 @@ class NumbersLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return image_shape(self.spec.output_shape)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice(f"numbers_{self.function.name}"),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return f"numbers_{self.function.name}"
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec, function = self.spec, self.function

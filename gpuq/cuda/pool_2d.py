@@ -12,7 +12,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.cuda.codes import code_defines, type_name
 from gpuq.cuda.kernel import Kernel, Launch, int32s
-from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import Bounds, Rule
 from gpuq.ops.average_pool_2d import AveragePool2dSpec, Pool2dSpec
@@ -47,7 +47,7 @@ KERNELS = tuple(
 
 
 @dataclass(frozen=True, eq=False)
-class PoolLayer:
+class PoolLayer(OnlyWayLayer):
     """A pool; it has no constants."""
 
     spec: Pool2dSpec
@@ -66,11 +66,9 @@ class PoolLayer:
         out_h, out_w, channels = self.spec.output_shape
         return out_h, out_w, channels
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice("average_pool_2d" if isinstance(self.spec, AveragePool2dSpec) else "max_pool_2d"),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return "average_pool_2d" if isinstance(self.spec, AveragePool2dSpec) else "max_pool_2d"
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec, window, x = self.spec, self.spec.window, inputs[0]

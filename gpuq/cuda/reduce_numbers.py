@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, int32s
-from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout
 from gpuq.cuda.strides import Dimension, contiguous_strides, folded
 from gpuq.numerics import Rule
@@ -42,17 +42,15 @@ KERNELS = (
 
 
 @dataclass(frozen=True, eq=False)
-class ReduceNumbersLayer:
+class ReduceNumbersLayer(OnlyWayLayer):
     """A reduction; it has no constants."""
 
     spec: FloatReduceSpec | ReduceMaxSpec
     kernel: Kernel
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice(self.kernel.name),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return self.kernel.name
 
     @property
     def constants(self) -> Mapping[str, npt.NDArray[Any]]:

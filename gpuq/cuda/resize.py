@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpuq.cuda.codes import code_defines, type_name
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec, ResizeSpec, float_positions, integer_positions, q11_positions
@@ -66,7 +66,7 @@ KERNELS = (
 
 
 @dataclass(frozen=True, eq=False)
-class ResizeLayer:
+class ResizeLayer(OnlyWayLayer):
     """A packed layer.
 
     Attributes:
@@ -96,11 +96,9 @@ class ResizeLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return self.spec.out_h, self.spec.out_w, self.spec.in_c
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice("resize_bilinear" if self.is_linear else "resize_nearest"),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return "resize_bilinear" if self.is_linear else "resize_nearest"
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec, x = self.spec, inputs[0]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import fixed_point
@@ -38,7 +38,7 @@ KERNELS = tuple(softmax_kernel(table_f32=table_f32, vec=vec) for table_f32 in (F
 
 
 @dataclass(frozen=True, eq=False)
-class SoftmaxLayer:
+class SoftmaxLayer(OnlyWayLayer):
     """A packed layer.
 
     Attributes:
@@ -63,11 +63,9 @@ class SoftmaxLayer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, self.spec.depth
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice("softmax_f32_warp" if self.table_f32 else "softmax_warp"),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return "softmax_f32_warp" if self.table_f32 else "softmax_warp"
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec, x = self.spec, inputs[0]

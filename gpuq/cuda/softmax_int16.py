@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, Traits
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Rule
 from gpuq.ops.softmax import SoftmaxSpec, int16_tables
@@ -38,7 +38,7 @@ KERNELS = (softmax_int16_kernel(4), softmax_int16_kernel(1))
 
 
 @dataclass(frozen=True, eq=False)
-class SoftmaxInt16Layer:
+class SoftmaxInt16Layer(OnlyWayLayer):
     """A packed layer.
 
     Attributes:
@@ -62,11 +62,9 @@ class SoftmaxInt16Layer:
     def y_shape(self) -> tuple[int, int, int]:
         return 1, 1, self.spec.depth
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[OnlyChoice]:
-        return (OnlyChoice("softmax_int16_warp"),)
-
-    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
-        return 0
+    @property
+    def name(self) -> str:
+        return "softmax_int16_warp"
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         (x,), depth = inputs, self.spec.depth
