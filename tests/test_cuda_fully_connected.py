@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gpuq.cuda.conv2d import DIRECT_TILES, IGEMM_TILES, PADDED_K, Conv2dChoice, IgemmTile
+from gpuq.cuda.conv2d import DIRECT_TILES, IGEMM_TILES, Conv2dChoice
+from gpuq.cuda.conv2d_gemm import PADDED_K, IgemmTile
 from gpuq.cuda.fully_connected import pack
 from gpuq.cuda.layer import Traits
 from gpuq.numerics import Rounding, Rule

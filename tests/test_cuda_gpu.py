@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import gpuq
-from gpuq.cuda import conv2d, conv2d_stem, depthwise_conv2d, unavailable
+from gpuq.cuda import conv2d, conv2d_gemm, conv2d_stem, depthwise_conv2d, unavailable
 from gpuq.cuda.layer import Layer
 from gpuq.cuda.layout import ImageOperand
 from gpuq.cuda.plans import CudaPlan, layer_of
@@ -115,7 +115,7 @@ def test_conv2d(gpu: Gpu, row: int, kind: int, seed: int) -> None:
         x = random_x(rng, spec, int(rng.integers(1, 20)))
         layer = conv2d.pack(spec, rules.rule, weights, bias)
         if choice.tile in conv2d.IGEMM_TILES:
-            choice = replace(choice, splits=min(wanted.splits, layer.padded_k // conv2d.PADDED_K))
+            choice = replace(choice, splits=min(wanted.splits, layer.padded_k // conv2d_gemm.PADDED_K))
         want = conv2d_op.reference(spec, rules.rule, x, weights, bias)
         context = f"seed {seed}, row {row}, kind {kind}, case {case}: {choice}, {spec}"
         check(gpu, layer, choice, x, want, rng, context, wanted.vec)

@@ -301,8 +301,8 @@ def test_choices_are_pure_and_launches_bounded() -> None:
     traits = Traits(90, 132)
     assert set(layer.choices(1, traits)) == set(TILES)
     assert layer.choices(256, traits) == layer.choices(256, traits)
-    assert isinstance(layer.choices(256, traits)[0], conv2d_int16.IgemmTile)
-    assert isinstance(layer.choices(1, Traits(90, 4096))[-1], conv2d_int16.IgemmTile)
+    assert isinstance(layer.choices(256, traits)[0], conv2d_int16.Dp2aIgemmTile)
+    assert isinstance(layer.choices(1, Traits(90, 4096))[-1], conv2d_int16.Dp2aIgemmTile)
     many = ImageLayout.contiguous(1 << 15, 64, 64, 64, itemsize=2)
     with pytest.raises(InputValueError, match="outputs of 4 channels in one launch"):
         layer.launches(TILES[0], [many], many)

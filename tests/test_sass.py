@@ -562,10 +562,10 @@ def variants(everything: bool) -> dict[str, Kernel]:
     for (row, tile), (number, rule) in itertools.product(enumerate(tiles), enumerate(RULES)):
         for unsigned, load, clamps in kinds if everything else [kinds[(5 * row + 7 * number) % len(kinds)]]:
             epilogue = epilogue_defines(rule, UINT8 if unsigned else INT8, clamps)
-            if isinstance(tile, conv2d.IgemmTile):
+            if isinstance(tile, conv2d.Dp4aIgemmTile):
                 output = "OUTPUT_PARTIAL" if clamps and load == 3 else "OUTPUT_CODES"
                 kernel = tile.kernel(conv2d.VECTORS[load], unsigned, output, epilogue)
-            elif isinstance(tile, conv2d.DirectTile):
+            elif isinstance(tile, conv2d.Dp4aDirectTile):
                 kernel = tile.kernel(conv2d.VECTORS[load], unsigned, epilogue)
             elif isinstance(tile, conv2d_stem.StemTile):
                 in_c = load + 1
@@ -609,7 +609,7 @@ def test_dp4a_in_the_main_loop(arch: int) -> None:
 
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize("tile", [*conv2d.IGEMM_TILES, *conv2d_stem.TILES], ids=lambda tile: tile.name)
-def test_cost_of_an_output(tile: conv2d.IgemmTile | conv2d_stem.StemTile, arch: int) -> None:
+def test_cost_of_an_output(tile: conv2d.Dp4aIgemmTile | conv2d_stem.StemTile, arch: int) -> None:
     require_tools()
     outputs = report(tile.kernel(), arch).outputs
     assert outputs is not None
@@ -619,7 +619,7 @@ def test_cost_of_an_output(tile: conv2d.IgemmTile | conv2d_stem.StemTile, arch: 
 
 @pytest.mark.parametrize("arch", [75, 80, 90])
 @pytest.mark.parametrize("tile", conv2d.IGEMM_TILES, ids=lambda tile: tile.name)
-def test_loads_of_16_bytes(tile: conv2d.IgemmTile, arch: int, tmp_path: Path) -> None:
+def test_loads_of_16_bytes(tile: conv2d.Dp4aIgemmTile, arch: int, tmp_path: Path) -> None:
     """Channels in multiples of 16 are read 16 bytes at a time, past the registers from sm_80 on."""
     require_tools()
     kernel = tile.kernel()

@@ -20,16 +20,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda.epilogue import Epilogue, Fusion, epilogue_defines, pack_codes, round_up
+from gpuq.cuda.conv2d_gemm import (
+    DirectTile,
+    IgemmTile,
+    direct_outputs,
+    k_elements,
+    k_tables,
+    k_tiles,
+    pack_weights,
+)
+from gpuq.cuda.epilogue import Epilogue, Fusion, epilogue_defines, pack_codes
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
-from gpuq.numerics import Int64Array, Rule
+from gpuq.numerics import Rule
 from gpuq.ops.conv2d import Conv2dSpec
-
-# What the packed layout is padded to: the largest tile's channels, the largest tile's bytes of K.
-PADDED_CHANNELS = 128
-PADDED_K = 64
 
 # Bytes of one load along the channels; 1 takes any channel count.
 VECTORS = (16, 8, 4, 1)
@@ -38,40 +43,14 @@ FINISH_THREADS = 256
 
 
 @dataclass(frozen=True)
-class IgemmTile:
-    """How a block of the implicit GEMM is cut; see kernels_cuda/conv2d_igemm_dp4a.cu.
+class Dp4aIgemmTile(IgemmTile):
+    """A tile of kernels_cuda/conv2d_igemm_dp4a.cu.
 
-    Attributes:
-        bk: bytes of K.
-        min_blocks: blocks that share a multiprocessor, which bounds a thread's registers: 16 warps leave 128, 12 leave
-            168, which the tiles that load more per thread need to stay out of local memory.
+    16 warps on a multiprocessor leave a thread 128 registers, 12 leave 168, which the tiles that load more per thread
+    need to stay out of local memory: min_blocks says so.
     """
 
-    warps_m: int
-    warps_n: int
-    tm: int
-    tn: int
-    min_blocks: int
-    bk: int = 32
-    stages: int = 3
-
-    @property
-    def bm(self) -> int:
-        """Output pixels of a block."""
-        return self.warps_m * 4 * self.tm
-
-    @property
-    def bn(self) -> int:
-        """Output channels of a block."""
-        return self.warps_n * 8 * self.tn
-
-    @property
-    def threads(self) -> int:
-        return self.warps_m * self.warps_n * 32
-
-    @property
-    def name(self) -> str:
-        return f"conv2d_igemm_dp4a_{self.bm}x{self.bn}x{self.bk}"
+    MACS = 4
 
     def kernel(
         self,
@@ -105,29 +84,20 @@ class IgemmTile:
 
 
 IGEMM_TILES = (
-    IgemmTile(warps_m=4, warps_n=2, tm=8, tn=8, min_blocks=2),
-    IgemmTile(warps_m=4, warps_n=1, tm=8, tn=8, min_blocks=3),
-    IgemmTile(warps_m=4, warps_n=1, tm=8, tn=4, min_blocks=4),
-    IgemmTile(warps_m=2, warps_n=2, tm=8, tn=8, min_blocks=3),
-    IgemmTile(warps_m=2, warps_n=2, tm=8, tn=4, min_blocks=4),
-    IgemmTile(warps_m=2, warps_n=1, tm=4, tn=4, min_blocks=8, bk=64),
+    Dp4aIgemmTile(warps_m=4, warps_n=2, tm=8, tn=8, min_blocks=2),
+    Dp4aIgemmTile(warps_m=4, warps_n=1, tm=8, tn=8, min_blocks=3),
+    Dp4aIgemmTile(warps_m=4, warps_n=1, tm=8, tn=4, min_blocks=4),
+    Dp4aIgemmTile(warps_m=2, warps_n=2, tm=8, tn=8, min_blocks=3),
+    Dp4aIgemmTile(warps_m=2, warps_n=2, tm=8, tn=4, min_blocks=4),
+    Dp4aIgemmTile(warps_m=2, warps_n=1, tm=4, tn=4, min_blocks=8, bk=64),
 )
 
 
 @dataclass(frozen=True)
-class DirectTile:
-    """How the direct convolution shares its work; see kernels_cuda/conv2d_direct_dp4a.cu.
+class Dp4aDirectTile(DirectTile):
+    """A tile of kernels_cuda/conv2d_direct_dp4a.cu."""
 
-    Attributes:
-        lanes_k: neighbouring lanes that share the K of four neighbouring channels of a pixel.
-    """
-
-    lanes_k: int
-    threads: int = 128
-
-    @property
-    def name(self) -> str:
-        return f"conv2d_direct_dp4a_k{self.lanes_k}"
+    MACS = 4
 
     def kernel(
         self,
@@ -151,7 +121,7 @@ class DirectTile:
         )
 
 
-DIRECT_TILES = (DirectTile(4), DirectTile(32))
+DIRECT_TILES = (Dp4aDirectTile(4), Dp4aDirectTile(32))
 
 
 def finish_kernel(epilogue: tuple[tuple[str, int | str], ...] = epilogue_defines()) -> Kernel:
@@ -173,7 +143,7 @@ KERNELS = (*(tile.kernel() for tile in (*IGEMM_TILES, *DIRECT_TILES)), finish_ke
 class Conv2dChoice:
     """A tile, and into how many parts K is split (1: the epilogue is fused)."""
 
-    tile: IgemmTile | DirectTile
+    tile: Dp4aIgemmTile | Dp4aDirectTile
     splits: int = 1
 
     @property
@@ -186,7 +156,7 @@ class Conv2dLayer:
     """The constants of one layer as every tile reads them; NumPy arrays.
 
     Attributes:
-        weights: int8 (groups, O', K'), O' a multiple of 128, K' of 64; K is (kh, kw, c), c padded to whole words.
+        weights: int8 (groups, O', K'), see conv2d_gemm.pack_weights.
         window_factor: factor of the window's sum; 0 where the weights' zero point does not need it.
     """
 
@@ -201,8 +171,7 @@ class Conv2dLayer:
     def __post_init__(self) -> None:
         spec = self.spec
         constants = {"weights": self.weights, **self.epilogue.constants(spec.groups, self.padded_out_c)}
-        group_in = spec.in_c // spec.groups
-        constants |= {f"k_table_{vec}": k_table(spec, vec) for vec in VECTORS if vec == 1 or group_in % vec == 0}
+        constants |= k_tables(spec, VECTORS)
         y_shape = (*spec.window.output_hw(spec.in_h, spec.in_w), spec.out_c)
         object.__setattr__(self, "constants", constants)
         object.__setattr__(self, "x_shapes", self.epilogue.x_shapes((spec.in_h, spec.in_w, spec.in_c), y=y_shape))
@@ -235,7 +204,7 @@ class Conv2dLayer:
             raise spec.fail(f"{pixels} output pixels in one launch; the limit is 2^31 - 1, use a smaller batch")
         group_in = spec.in_c // spec.groups
         vec = next(vec for vec in VECTORS if vec == 1 or (group_in % vec == 0 and x.alignment() % vec == 0))
-        if isinstance(choice.tile, DirectTile):
+        if isinstance(choice.tile, Dp4aDirectTile):
             return [self._direct(choice.tile, vec, pixels, x, y, *residual)]
         main = self._igemm(choice.tile, choice.splits, vec, pixels, x, y, *residual)
         return [main] if choice.splits == 1 else [main, self._finish(choice.splits, pixels, y, *residual)]
@@ -276,7 +245,7 @@ class Conv2dLayer:
 
     def _igemm(
         self,
-        tile: IgemmTile,
+        tile: Dp4aIgemmTile,
         splits: int,
         vec: int,
         pixels: int,
@@ -286,7 +255,7 @@ class Conv2dLayer:
     ) -> Launch:
         spec, epilogue = self.spec, self.epilogue
         _, group_out, _ = spec.gemm_mnk
-        k_tiles = -(-k_bytes(spec) // tile.bk)
+        tiles = k_tiles(spec, tile.bk)
         if splits > 1:
             y = ImageLayout.contiguous(x.images, *spec.output_shape)
         output = "OUTPUT_PARTIAL" if splits > 1 else "OUTPUT_CODES"
@@ -300,7 +269,7 @@ class Conv2dLayer:
                 np.int64(y.image_pitch),
                 *int32s(y.row_pitch, y.pixel_pitch),
                 *self._geometry(pixels),
-                *int32s(k_tiles, -(-k_tiles // splits), splits),
+                *int32s(tiles, -(-tiles // splits), splits),
                 np.int64(pixels * spec.out_c),
                 *int32s(spec.x_quant.scalar_zero_point(), self.window_factor),
                 *epilogue.arguments(y, *residual),
@@ -309,12 +278,12 @@ class Conv2dLayer:
         )
 
     def _direct(
-        self, tile: DirectTile, vec: int, pixels: int, x: ImageLayout, y: ImageLayout, *residual: ImageLayout
+        self, tile: Dp4aDirectTile, vec: int, pixels: int, x: ImageLayout, y: ImageLayout, *residual: ImageLayout
     ) -> Launch:
         spec, epilogue = self.spec, self.epilogue
         _, group_out, _ = spec.gemm_mnk
         columns = -(-group_out // 4) * spec.groups
-        outputs = pixels * columns
+        outputs = direct_outputs(spec, x.images)
         if outputs >= 1 << 31:
             raise spec.fail(f"{outputs} outputs of 4 channels in one launch; the limit is 2^31 - 1")
         return Launch(
@@ -326,7 +295,7 @@ class Conv2dLayer:
                 np.int64(y.image_pitch),
                 *int32s(y.row_pitch, y.pixel_pitch),
                 *self._geometry(pixels),
-                *int32s(columns, outputs, -(-k_bytes(spec) // max(vec, 4))),
+                *int32s(columns, outputs, -(-k_elements(spec) // max(vec, 4))),
                 *int32s(spec.x_quant.scalar_zero_point(), self.window_factor),
                 *epilogue.arguments(y, *residual),
                 np.int32(self._vector_store(y, *residual)),
@@ -374,91 +343,16 @@ def pack(
     return Conv2dLayer(spec, pack_weights(spec, codes), epilogue, window_factor)
 
 
-def pack_weights(spec: Conv2dSpec, codes: Int64Array) -> npt.NDArray[np.int8]:
-    """(groups, O', K') of (O, K) weights within int8; see Conv2dLayer."""
-    group_in, group_out = spec.in_c // spec.groups, spec.out_c // spec.groups
-    word_c = round_up(group_in, 4)
-    padded_o = round_up(group_out, PADDED_CHANNELS)
-    words = np.zeros((spec.groups, group_out, spec.window.taps, word_c), np.int8)
-    words[..., :group_in] = codes.reshape(spec.groups, group_out, spec.window.taps, group_in)
-    packed = np.zeros((spec.groups, padded_o, round_up(k_bytes(spec), PADDED_K)), np.int8)
-    packed[:, :group_out, : k_bytes(spec)] = words.reshape(spec.groups, group_out, -1)
-    return packed
-
-
-def k_bytes(spec: Conv2dSpec) -> int:
-    """K of one group in bytes, each tap's channels padded to whole words."""
-    return spec.window.taps * round_up(spec.in_c // spec.groups, 4)
-
-
-@lru_cache(maxsize=1024)
-def k_table(spec: Conv2dSpec, vec: int) -> npt.NDArray[np.int32]:
-    """For each load along K' {row offset, column offset, channel, valid channels}; see the kernels."""
-    chunk = max(vec, 4)
-    group_in = spec.in_c // spec.groups
-    word_c = round_up(group_in, 4)
-    k = np.arange(0, round_up(k_bytes(spec), PADDED_K), chunk)
-    tap, channel = k // word_c, k % word_c
-    kh, kw = tap // spec.window.kernel_w, tap % spec.window.kernel_w
-    valid = np.where(tap < spec.window.taps, np.minimum(group_in - channel, chunk), 0)
-    table = np.stack([kh * spec.window.dilation_h, kw * spec.window.dilation_w, channel, valid], axis=1)
-    # Padding must not look like a tap: offsets 0, no valid channel.
-    table[valid <= 0] = 0
-    packed = np.ascontiguousarray(table, np.int32)
-    packed.flags.writeable = False
-    return packed
-
-
-# The model of choices(), until measured: threads that keep a multiprocessor busy, shared loads in units of dp4a, the
-# second kernel's cost per sum in units of one pixel and channel of one tile of K, a global load of the direct
-# convolution in units of dp4a, and what a pipeline of tiles costs before the first and after the last.
-BUSY_THREADS = 256
-LOADS_PER_MAC = 1.0
-SPLIT_COST = 1.0
-DIRECT_LOAD_COST = 8.0
-PIPELINE_TILES = 4
-
-
 @lru_cache(maxsize=4096)
 def choices(spec: Conv2dSpec, images: int, multiprocessors: int) -> Sequence[Conv2dChoice]:
-    """Tiles and splits for this batch, cheapest first: pure, by a count of what every multiprocessor has to do.
-
-    A block costs its share of pixels and channels, padding included; smaller thread tiles load more shared memory
-    per dp4a and cost more per MAC. The multiprocessor with the most blocks decides.
-    """
-    pixels, channels, _ = spec.gemm_mnk
-    pixels *= images
-    words = k_bytes(spec) // 4
-
-    def igemm(choice: Conv2dChoice, tile: IgemmTile) -> float:
-        k_tiles = -(-4 * words // tile.bk)
-        blocks = -(-pixels // tile.bm) * -(-channels // tile.bn) * spec.groups * choice.splits
-        per_multiprocessor = -(-blocks // multiprocessors)
-        loads = 1 + LOADS_PER_MAC * (1 / tile.tm + 1 / tile.tn)
-        tiles = -(-k_tiles // choice.splits) + PIPELINE_TILES
-        per_block = tile.bm * tile.bn * tiles * (tile.bk // 4) * loads
-        # Too few warps cannot hide the latency of shared memory: time passes all the same.
-        idle = max(1.0, BUSY_THREADS / (per_multiprocessor * tile.threads))
-        finish = 8 * SPLIT_COST * pixels * channels * spec.groups * choice.splits / multiprocessors
-        return per_multiprocessor * per_block * idle + (finish if choice.splits > 1 else 0.0)
-
-    def direct(tile: DirectTile) -> float:
-        lanes = pixels * -(-channels // 4) * spec.groups * tile.lanes_k
-        blocks = -(-lanes // tile.threads)
-        per_multiprocessor = -(-blocks // multiprocessors)
-        # Per 16 bytes of K, one load of x and four of weights; then the sums of the lanes are added up.
-        per_lane = -(-words // (4 * tile.lanes_k)) * (16 + 5 * DIRECT_LOAD_COST) + 8 * tile.lanes_k.bit_length()
-        idle = max(1.0, BUSY_THREADS / (per_multiprocessor * tile.threads))
-        return per_multiprocessor * per_lane * tile.threads * idle
-
-    found: list[tuple[float, int, Conv2dChoice]] = []
-    for tile in IGEMM_TILES:
-        k_tiles = -(-4 * words // tile.bk)
-        for splits in (1, 2, 4, 8, 16):
-            # Grids have 65,535 blocks along z.
-            if splits == 1 or (k_tiles >= 4 * splits and spec.groups * splits < 1 << 16):
-                choice = Conv2dChoice(tile, splits)
-                found.append((igemm(choice, tile), len(found), choice))
-    if pixels * -(-channels // 4) * spec.groups < 1 << 31:
-        found.extend((direct(tile), len(found) + i, Conv2dChoice(tile)) for i, tile in enumerate(DIRECT_TILES))
-    return tuple(choice for _, _, choice in sorted(found, key=lambda each: each[:2]))
+    """Tiles and splits for this batch, cheapest first: pure, by the costs of cuda/conv2d_gemm.py."""
+    # Grids have 65,535 blocks along z.
+    found = [
+        (tile.cost(spec, images, multiprocessors, splits), Conv2dChoice(tile, splits))
+        for tile in IGEMM_TILES
+        for splits in (1, 2, 4, 8, 16)
+        if splits == 1 or (k_tiles(spec, tile.bk) >= 4 * splits and spec.groups * splits < 1 << 16)
+    ]
+    if direct_outputs(spec, images) < 1 << 31:
+        found.extend((direct.cost(spec, images, multiprocessors), Conv2dChoice(direct)) for direct in DIRECT_TILES)
+    return tuple(choice for _, choice in sorted(found, key=lambda each: each[0]))

@@ -5,7 +5,7 @@
 | conv2d_igemm_dp2a_...  | conv2d_igemm_dp2a.cu  | implicit GEMM in tiles of shared memory                   |
 | conv2d_direct_dp2a_... | conv2d_direct_dp2a.cu | few outputs: small networks, batch 1, matrix times vector |
 
-Weights are laid out as those of cuda/conv2d.py.
+Tiles, weights and costs are as those of cuda/conv2d.py; see cuda/conv2d_gemm.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda.conv2d import k_bytes, k_table, pack_weights
+from gpuq.cuda.conv2d_gemm import (
+    DirectTile,
+    IgemmTile,
+    direct_outputs,
+    k_elements,
+    k_tables,
+    k_tiles,
+    pack_weights,
+)
 from gpuq.cuda.epilogue import Epilogue, epilogue_defines, pack_epilogue
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import Traits
@@ -30,42 +38,12 @@ from gpuq.ops.spec import INT16
 # Elements of one load along the channels; 1 takes any channel count.
 VECTORS = (8, 4, 1)
 
-# Elements of K of a tile.
-BK = 32
-
 
 @dataclass(frozen=True)
-class IgemmTile:
-    """How a block of the implicit GEMM is cut; see kernels_cuda/conv2d_igemm_dp2a.cu.
+class Dp2aIgemmTile(IgemmTile):
+    """A tile of kernels_cuda/conv2d_igemm_dp2a.cu, whose K has 32 elements."""
 
-    Attributes:
-        min_blocks: blocks that share a multiprocessor, which bounds a thread's registers.
-    """
-
-    warps_m: int
-    warps_n: int
-    tm: int
-    tn: int
-    min_blocks: int
-    stages: int = 3
-
-    @property
-    def bm(self) -> int:
-        """Output pixels of a block."""
-        return self.warps_m * 4 * self.tm
-
-    @property
-    def bn(self) -> int:
-        """Output channels of a block."""
-        return self.warps_n * 8 * self.tn
-
-    @property
-    def threads(self) -> int:
-        return self.warps_m * self.warps_n * 32
-
-    @property
-    def name(self) -> str:
-        return f"conv2d_igemm_dp2a_{self.bm}x{self.bn}x{BK}"
+    MACS = 2
 
     def kernel(
         self,
@@ -96,19 +74,10 @@ class IgemmTile:
 
 
 @dataclass(frozen=True)
-class DirectTile:
-    """How the direct convolution shares its work; see kernels_cuda/conv2d_direct_dp2a.cu.
+class Dp2aDirectTile(DirectTile):
+    """A tile of kernels_cuda/conv2d_direct_dp2a.cu."""
 
-    Attributes:
-        lanes_k: neighbouring lanes that share the K of four neighbouring channels of a pixel.
-    """
-
-    lanes_k: int
-    threads: int = 128
-
-    @property
-    def name(self) -> str:
-        return f"conv2d_direct_dp2a_k{self.lanes_k}"
+    MACS = 2
 
     def kernel(
         self,
@@ -135,12 +104,12 @@ class DirectTile:
 
 
 IGEMM_TILES = (
-    IgemmTile(warps_m=4, warps_n=2, tm=8, tn=4, min_blocks=1),
-    IgemmTile(warps_m=4, warps_n=1, tm=8, tn=4, min_blocks=2),
-    IgemmTile(warps_m=2, warps_n=2, tm=4, tn=4, min_blocks=4),
-    IgemmTile(warps_m=2, warps_n=1, tm=4, tn=4, min_blocks=8),
+    Dp2aIgemmTile(warps_m=4, warps_n=2, tm=8, tn=4, min_blocks=1),
+    Dp2aIgemmTile(warps_m=4, warps_n=1, tm=8, tn=4, min_blocks=2),
+    Dp2aIgemmTile(warps_m=2, warps_n=2, tm=4, tn=4, min_blocks=4),
+    Dp2aIgemmTile(warps_m=2, warps_n=1, tm=4, tn=4, min_blocks=8),
 )
-DIRECT_TILES = (DirectTile(4), DirectTile(32))
+DIRECT_TILES = (Dp2aDirectTile(4), Dp2aDirectTile(32))
 
 KERNELS = tuple(tile.kernel(sum64=sum64) for tile in (*IGEMM_TILES, *DIRECT_TILES) for sum64 in (True, False))
 """Every tile with sums of 64 bits and of 32, channels in multiples of 8, int64 bias."""
@@ -151,7 +120,7 @@ class Conv2dInt16Layer:
     """The constants of one layer as every tile reads them; NumPy arrays.
 
     Attributes:
-        weights: int8 (groups, O', K'), see conv2d.Conv2dLayer.
+        weights: int8 (groups, O', K'), see conv2d_gemm.pack_weights.
         stores_sums: the output is the sums, int32.
     """
 
@@ -163,8 +132,7 @@ class Conv2dInt16Layer:
 
     def __post_init__(self) -> None:
         constants = {"weights": self.weights, **self.epilogue.constants(self.spec.groups, self.weights.shape[1])}
-        group_in = self.spec.in_c // self.spec.groups
-        constants |= {f"k_table_{vec}": k_table(self.spec, vec) for vec in VECTORS if vec == 1 or group_in % vec == 0}
+        constants |= k_tables(self.spec, VECTORS)
         object.__setattr__(self, "constants", constants)
 
     @property
@@ -175,29 +143,30 @@ class Conv2dInt16Layer:
     def y_shape(self) -> tuple[int, int, int]:
         return (*self.spec.window.output_hw(self.spec.in_h, self.spec.in_w), self.spec.out_c)
 
-    def choices(self, runs: int, traits: Traits) -> Sequence[IgemmTile | DirectTile]:
+    def choices(self, runs: int, traits: Traits) -> Sequence[Dp2aIgemmTile | Dp2aDirectTile]:
         return choices(self.spec, runs, traits.multiprocessors)
 
-    def workspace_bytes(self, runs: int, choice: IgemmTile | DirectTile) -> int:
+    def workspace_bytes(self, runs: int, choice: Dp2aIgemmTile | Dp2aDirectTile) -> int:
         return 0
 
     def launches(
-        self, choice: IgemmTile | DirectTile, inputs: Sequence[ImageLayout], output: ImageLayout
+        self, choice: Dp2aIgemmTile | Dp2aDirectTile, inputs: Sequence[ImageLayout], output: ImageLayout
     ) -> Sequence[Launch]:
         (x,), y, spec, window, epilogue = inputs, output, self.spec, self.spec.window, self.epilogue
         out_h, out_w, out_c = spec.output_shape
         group_in, group_out = spec.in_c // spec.groups, out_c // spec.groups
         pixels = x.images * out_h * out_w
         columns = -(-group_out // 4) * spec.groups
-        if pixels * columns >= 1 << 31:
-            raise spec.fail(f"{pixels * columns} outputs of 4 channels in one launch; the limit is 2^31 - 1")
+        outputs = direct_outputs(spec, x.images)
+        if outputs >= 1 << 31:
+            raise spec.fail(f"{outputs} outputs of 4 channels in one launch; the limit is 2^31 - 1")
         vec = next(vec for vec in VECTORS if vec == 1 or (group_in % vec == 0 and x.alignment() % (2 * vec) == 0))
-        if isinstance(choice, DirectTile):
-            grid = (-(-pixels * columns * choice.lanes_k // choice.threads), 1, 1)
-            cut = int32s(columns, pixels * columns, -(-k_bytes(spec) // max(vec, 4)))
+        if isinstance(choice, Dp2aDirectTile):
+            grid = (-(-outputs * choice.lanes_k // choice.threads), 1, 1)
+            cut = int32s(columns, outputs, -(-k_elements(spec) // max(vec, 4)))
         else:
             grid = (-(-pixels // choice.bm), -(-group_out // choice.bn), spec.groups)
-            cut = int32s(-(-k_bytes(spec) // BK))
+            cut = int32s(k_tiles(spec, choice.bk))
         together = group_out % 4 == 0 and y.alignment(8) == 8
         return [
             Launch(
@@ -247,30 +216,7 @@ def pack(
     return Conv2dInt16Layer(spec, pack_weights(spec, centred), epilogue, stores_sums)
 
 
-# The model of choices(), until measured; see conv2d.choices.
-BUSY_THREADS = 256
-PIPELINE_TILES = 4
-DIRECT_LOAD_COST = 8.0
-
-
 @lru_cache(maxsize=4096)
-def choices(spec: Conv2dSpec, images: int, multiprocessors: int) -> Sequence[IgemmTile | DirectTile]:
-    """Tiles for this batch, cheapest first: pure, by a count of what the multiprocessor with the most blocks does."""
-    pixels, channels, _ = spec.gemm_mnk
-    pixels *= images
-    k = k_bytes(spec)
-
-    def cost(tile: IgemmTile | DirectTile) -> float:
-        if isinstance(tile, IgemmTile):
-            blocks = -(-pixels // tile.bm) * -(-channels // tile.bn) * spec.groups
-            # Per two elements of K one dp2a, and a quarter of the loads of eight.
-            per_block = tile.bm * tile.bn * (-(-k // BK) + PIPELINE_TILES) * (BK // 2) * (1 + 1 / tile.tm + 1 / tile.tn)
-        else:
-            lanes = pixels * -(-channels // 4) * spec.groups * tile.lanes_k
-            blocks = -(-lanes // tile.threads)
-            per_lane = -(-k // (8 * tile.lanes_k)) * (16 + 5 * DIRECT_LOAD_COST) + 8 * tile.lanes_k.bit_length()
-            per_block = tile.threads * per_lane
-        per_multiprocessor = -(-blocks // multiprocessors)
-        return per_multiprocessor * per_block * max(1.0, BUSY_THREADS / (per_multiprocessor * tile.threads))
-
-    return tuple(sorted((*IGEMM_TILES, *DIRECT_TILES), key=cost))
+def choices(spec: Conv2dSpec, images: int, multiprocessors: int) -> Sequence[Dp2aIgemmTile | Dp2aDirectTile]:
+    """Tiles for this batch, cheapest first: pure, by the costs of cuda/conv2d_gemm.py."""
+    return tuple(sorted((*IGEMM_TILES, *DIRECT_TILES), key=lambda tile: tile.cost(spec, images, multiprocessors)))
