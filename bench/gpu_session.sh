@@ -9,11 +9,12 @@
 #     microbench what the GPU can do at most                                      microbench.json
 #     classes    bench_conv2d: the three likeliest candidates, beside peers       conv2d_cuda.json
 #     models     bench_models: whole networks, PyTorch and LiteRT beside them       models_cuda.json
+#     calibrate  bench_calibrate: float networks observed, LiteRT beside them     calibrate_cuda.json
 #     sanitize   small layers under compute-sanitizer's tools                     sanitize.json
 #     all        bench_conv2d: all candidates of all layers, until time is up     conv2d_cuda_all.json
 #     report     the table at the end; `report.py --plots` draws plots of the files anywhere
 #
-# What the phases print goes to session.log. All files are in $OUT (default: bench/results): eight at most.
+# What the phases print goes to session.log. All files are in $OUT (default: bench/results): nine at most.
 # A machine without a package index takes the pure-Python packages that it lacks from a folder of wheels (see
 # fetch_wheels.sh; default: bench/.wheels). They are installed into a folder of their own, which goes at the end.
 # Real models, for the tests and benches of whole networks, are looked for in GPUQ_MATERIAL, or bench/.material; the
@@ -141,6 +142,9 @@ slice=110
 ((slice > $(left))) && slice=$(left)
 phase models "$slice" "$python" -m bench.bench_models --device cuda --seconds 0.2 --budget $((slice - 5)) \
     --output "$OUT/models_cuda.json" || worse
+
+phase calibrate 60 "$python" -m bench.bench_calibrate --device cuda --images 256 --repeats 2 \
+    --output "$OUT/calibrate_cuda.json" || worse
 
 phase sanitize 130 "$python" -m bench.sanitize --budget 110 --output "$OUT/sanitize.json" || worse
 

@@ -353,7 +353,12 @@ def _parser() -> argparse.ArgumentParser:
         "--keep-int16", type=int, default=0, metavar="N", help="int16 activations for the N most sensitive operators"
     )
     quantize.add_argument("--batch", type=int, default=32, metavar="B", help="samples per call (default: 32)")
-    quantize.add_argument("--device", default="auto", metavar="D", help="what calibration runs on (default: auto)")
+    quantize.add_argument(
+        "--device",
+        default="auto",
+        metavar="D",
+        help="what calibration runs on: auto, cpu, cuda, cuda:N, or litert, its interpreter on the CPU (default: auto)",
+    )
     quantize.add_argument("--mean", metavar="M", help="of pixels: one value, or one per channel separated by commas")
     quantize.add_argument("--std", metavar="S", help="of pixels, likewise")
     quantize.set_defaults(command=_quantize)

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from bench import bench_conv2d, bench_models, gpu, microbench, networks, report, sanitize
+from bench import bench_calibrate, bench_conv2d, bench_models, gpu, microbench, networks, report, sanitize
 from bench.bench_models import write_json
 from bench.gpu import KERNELS_FOLDER, launches_per_graph, quantiles
 from bench.layers import CONV, DEPTHWISE, NETWORKS, Layer, Row, conv, dense, layers, rows
@@ -1114,9 +1114,17 @@ def phases(notes: list[str]) -> list[str]:
     return [note.split()[1] for note in notes]
 
 
+def test_calibration_beside_litert() -> None:
+    path = ROOT / "examples" / "digits" / "digits_float.tflite"
+    speeds = bench_calibrate.row(path, 8, 4, ["litert", "cpu"], repeats=1)["images_per_second"]
+    assert len(speeds) == 2 + 3 * 2
+    assert min(speeds.values()) > 0
+
+
 ALL_PHASES = [
     "pytest",
-    *("bench.microbench", "bench.bench_conv2d", "bench.bench_models", "bench.sanitize", "bench.bench_conv2d"),
+    *("bench.microbench", "bench.bench_conv2d", "bench.bench_models", "bench.bench_calibrate"),
+    *("bench.sanitize", "bench.bench_conv2d"),
 ]
 
 
@@ -1134,7 +1142,7 @@ def test_session_goes_on_after_failures(session: Any, tmp_path: Path) -> None:
     assert done.returncode == 1
     # A lost GPU: the last bench once more, without the layer that lost it.
     assert phases(notes) == [*ALL_PHASES, "bench.bench_conv2d", "bench.report"]
-    assert "--resume" in notes[6]
+    assert "--resume" in notes[7]
     assert "something failed" in done.stdout
     # Networks in memory need no folder of real models.
     done, notes = session("--budget", "300", "--wheels", str(tmp_path), GPUQ_MATERIAL=str(tmp_path / "nowhere"))

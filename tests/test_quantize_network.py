@@ -369,7 +369,8 @@ def test_command_line(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
     text = capsys.readouterr().out
     assert "calibrated on 100 samples" in text
     assert "make half of the noise" in text
-    want = gpuq.quantize_model(DIGITS, [CALIBRATION], keep_int16=1)
+    # Batches of 32, as the command takes them: sums of floats may hang on how many rows a product has.
+    want = gpuq.quantize_model(DIGITS, np.split(CALIBRATION, [32, 64, 96]), keep_int16=1)
     assert out.read_bytes() == write(want)
     assert main(["quantize", str(DIGITS), "--mode", "dynamic-range", "-o", str(out), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -237,34 +237,7 @@ class Model:
         return self._checked(given, quantize)
 
     def _checked(self, given: Mapping[int, Array], quantize: bool) -> tuple[dict[int, Array], int]:
-        missing = [self.graph.tensors[i].name for i in self.graph.inputs if i not in given]
-        if missing:
-            raise InputTypeError(f"input {missing[0]!r} is missing; the model takes {len(self.graph.inputs)}")
-        prepared, batches = {}, {}
-        for index, value in given.items():
-            tensor = self.graph.tensors[index]
-            prepared[index], batches[tensor.name] = _checked_input(tensor, self._here(tensor, value), quantize)
-        if len({is_device_array(value) for value in prepared.values()}) > 1:
-            raise InputTypeError(
-                "some inputs are on the GPU and some on the CPU; give all of them as one kind of array"
-            )
-        if len(set(batches.values())) > 1:
-            raise InputValueError(f"inputs of different batches: {batches}")
-        return prepared, next(iter(batches.values()), 1)
-
-    def _here(self, tensor: Tensor, value: Any) -> Any:
-        """The input, if it is where the model can read it; arrays of other libraries on a GPU as CuPy's."""
-        if not is_device_array(value):
-            return value
-        if self.device.kind == "cpu":
-            raise InputTypeError(
-                f"input {tensor.name!r} is on a GPU and the model on the CPU; load it with device='cuda', or copy the "
-                "input to the host"
-            )
-        array = as_cupy(value)
-        if int(array.device.id) != self.device.index:
-            raise InputValueError(f"input {tensor.name!r} is on cuda:{array.device.id} and the model on {self.device}")
-        return array
+        return checked_batch(self.graph, given, self.device, quantize)
 
 
 class Session:
@@ -319,6 +292,47 @@ class SignatureRunner:
     def get_output_details(self) -> dict[str, dict[str, Any]]:
         """{name: details}, as LiteRT's SignatureRunner gives them."""
         return {name: _details(self._model.graph.tensors[index]) for name, index in self._signature.outputs}
+
+
+def checked_batch(
+    graph: Graph, given: Mapping[int, Any], device: Device = Device("cpu"), quantize: bool = False
+) -> tuple[dict[int, Array], int]:
+    """A network's inputs by tensor number, as it takes them on this device, and the number of runs.
+
+    Args:
+        quantize: floating-point arrays for quantized inputs become codes.
+
+    Raises:
+        InputTypeError: a wrong dtype, a missing input, an array that is elsewhere.
+        InputValueError: a wrong shape, batches that differ, NaN in a float input.
+    """
+    missing = [graph.tensors[index].name for index in graph.inputs if index not in given]
+    if missing:
+        raise InputTypeError(f"input {missing[0]!r} is missing; the model takes {len(graph.inputs)}")
+    prepared, batches = {}, {}
+    for index, value in given.items():
+        tensor = graph.tensors[index]
+        prepared[index], batches[tensor.name] = _checked_input(tensor, _here(tensor, value, device), quantize)
+    if len({is_device_array(value) for value in prepared.values()}) > 1:
+        raise InputTypeError("some inputs are on the GPU and some on the CPU; give all of them as one kind of array")
+    if len(set(batches.values())) > 1:
+        raise InputValueError(f"inputs of different batches: {batches}")
+    return prepared, next(iter(batches.values()), 1)
+
+
+def _here(tensor: Tensor, value: Any, device: Device) -> Any:
+    """The input, if it is where the model can read it; arrays of other libraries on a GPU as CuPy's."""
+    if not is_device_array(value):
+        return value
+    if device.kind == "cpu":
+        raise InputTypeError(
+            f"input {tensor.name!r} is on a GPU and the model on the CPU; load it with device='cuda', or copy the "
+            "input to the host"
+        )
+    array = as_cupy(value)
+    if int(array.device.id) != device.index:
+        raise InputValueError(f"input {tensor.name!r} is on cuda:{array.device.id} and the model on {device}")
+    return array
 
 
 def _checked_input(tensor: Tensor, value: Any, quantize: bool) -> tuple[Array, int]:

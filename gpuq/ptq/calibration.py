@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
-from gpuq.cuda.arrays import uploaded
-from gpuq.devices import resolve_device
-from gpuq.errors import InputTypeError, InputValueError, UnsupportedModel
+from gpuq.errors import InputTypeError, InputValueError
 from gpuq.model.graph import Graph
-from gpuq.model.model import Model
-from gpuq.model.planner import plan_program
-
-MAX_ACTIVATION_BYTES = {"cpu": 1 << 24, "cuda": 1 << 31}
-"""Of all activations of one call, which are alive together, by the kind of device: what caches and what GPUs hold."""
+from gpuq.ptq.runners import runner_of
 
 Sample = Any
 """One batch: an array, a sequence of arrays in the order of the network's inputs, or a mapping by their names."""
@@ -43,6 +36,7 @@ def watch(
         graph: a float network.
         samples: batches of any size, see Sample; on a GPU also CuPy arrays.
         watchers: by tensor number.
+        device: see runners.runner_of.
         progress: is told the number of runs after each call.
 
     Returns:
@@ -51,19 +45,15 @@ def watch(
     Raises:
         InputTypeError, InputValueError: samples that do not fit the network; no samples; NaN in an activation.
     """
-    exposed = tuple(sorted(watchers))
-    model = quick_model(replace(graph, outputs=exposed, signatures=()), device)
-    bytes_per_run = sum(tensor.nbytes for tensor in graph.tensors if tensor.data is None)
-    at_once = max(1, MAX_ACTIVATION_BYTES[model.device.kind] // max(1, bytes_per_run))
+
+    def show(index: int, values: Any) -> None:
+        for watcher in watchers[index]:
+            watcher.update(values)
+
+    runner = runner_of(graph, tuple(sorted(watchers)), device)
     runs = 0
-    for arrays in _batches(graph, samples, at_once):
-        if model.device.kind == "cuda":
-            # What goes in on the GPU comes out there, where the observers have kernels.
-            arrays = tuple(uploaded(array, model.device.index) for array in arrays)
-        values = model(*arrays)
-        for index, value in zip(exposed, values if isinstance(values, tuple) else (values,), strict=True):
-            for watcher in watchers[index]:
-                watcher.update(value)
+    for arrays in _batches(graph, samples, runner.at_once):
+        runner(arrays, show)
         count = _runs(graph, arrays)
         runs += count
         if progress is not None:
@@ -71,24 +61,6 @@ def watch(
     if runs == 0:
         raise InputValueError("quantize: no calibration samples; ranges need at least one")
     return runs
-
-
-def quick_model(graph: Graph, device: str) -> Model:
-    """A model whose float32 sums run in whatever order is fast: BLAS's on a CPU, the reference kernels' on a GPU.
-
-    "auto" is the CPU where the network has operators without a CUDA kernel.
-    """
-    refused: UnsupportedModel | None = None
-    for name in (device, "cpu") if device == "auto" else (device,):
-        where = resolve_device(name)
-        orders = ("litert_opt", "litert_ref") if where.kind == "cpu" else ("litert_ref", "litert_opt")
-        for numerics in orders:
-            try:
-                return Model(plan_program(graph, where, numerics))
-            except UnsupportedModel as error:
-                refused = error
-    assert refused is not None
-    raise refused
 
 
 def inputs_of(graph: Graph, sample: Sample) -> tuple[Any, ...]:

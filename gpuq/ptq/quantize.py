@@ -130,7 +130,8 @@ def quantize_model(
         equalize: cross-layer range equalization before anything else.
         bias_correction: from the calibration data.
         keep_int16: how many of the most sensitive operators get int16 activations.
-        device: what calibration runs on: "auto", "cpu", "cuda" or "cuda:N".
+        device: what calibration runs on: "cpu", "cuda", "cuda:N", "litert" (LiteRT's interpreter, pip install
+            'gpuq[litert]'), or "auto": the first that is here of a GPU, LiteRT and the CPU.
 
     Raises:
         InputTypeError, InputValueError: settings or samples that break a rule; no calibration data.

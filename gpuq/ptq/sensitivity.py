@@ -12,8 +12,8 @@ import numpy.typing as npt
 from gpuq.model.graph import Graph
 from gpuq.model.tflite_file import RawModel
 from gpuq.model.tflite_reader import build
-from gpuq.ptq.calibration import quick_model
 from gpuq.ptq.rewrite import Dtype, Range, rewrite
+from gpuq.ptq.runners import quick_model
 from gpuq.ptq.scheme import Mode
 
 
