@@ -10,6 +10,7 @@ import numpy as np
 
 from gpuq.errors import InputTypeError, InputValueError
 from gpuq.model.graph import Graph
+from gpuq.ptq.observers import MinMax, MovingAverageMinMax
 from gpuq.ptq.runners import runner_of
 
 Sample = Any
@@ -51,13 +52,17 @@ def watch(
             watcher.update(values)
 
     runner = runner_of(graph, tuple(sorted(watchers)), device)
+    averages = [one for each in watchers.values() for one in each if isinstance(one, WholeBatches)]
     runs = 0
-    for arrays in _batches(graph, samples, runner.at_once):
-        runner(arrays, show)
-        count = _runs(graph, arrays)
-        runs += count
-        if progress is not None:
-            progress(count)
+    for sample in samples:
+        for arrays in _parts(graph, sample, runner.at_once):
+            runner(arrays, show)
+            count = _runs(graph, arrays)
+            runs += count
+            if progress is not None:
+                progress(count)
+        for average in averages:
+            average.end_batch()
     if runs == 0:
         raise InputValueError("quantize: no calibration samples; ranges need at least one")
     return runs
@@ -87,22 +92,38 @@ def _runs(graph: Graph, arrays: Sequence[Any]) -> int:
     return int(arrays[0].shape[0]) // math.prod(rows)
 
 
-def _batches(graph: Graph, samples: Iterable[Sample], at_once: int) -> Iterator[tuple[Any, ...]]:
-    """The samples, cut where they are larger than what may run at once; the model checks the rest."""
-    for sample in samples:
-        arrays = inputs_of(graph, sample)
-        for index, array in zip(graph.inputs, arrays, strict=True):
-            if not hasattr(array, "shape") or len(array.shape) == 0:
-                name = graph.tensors[index].name
-                raise InputTypeError(f"quantize: a sample for {name!r} of {type(array).__name__} must be an array")
-        runs = _runs(graph, arrays)
-        if runs <= at_once:
-            yield arrays
-            continue
-        rows = [graph.tensors[index].shape[0] for index in graph.inputs]
-        for first in range(0, runs, at_once):
-            last = min(runs, first + at_once)
-            yield tuple(array[first * row : last * row] for array, row in zip(arrays, rows, strict=True))
+def _parts(graph: Graph, sample: Sample, at_once: int) -> Iterator[tuple[Any, ...]]:
+    """A sample, cut where it is larger than what may run at once; the runner checks the rest."""
+    arrays = inputs_of(graph, sample)
+    for index, array in zip(graph.inputs, arrays, strict=True):
+        if not hasattr(array, "shape") or len(array.shape) == 0:
+            name = graph.tensors[index].name
+            raise InputTypeError(f"quantize: a sample for {name!r} of {type(array).__name__} must be an array")
+    runs = _runs(graph, arrays)
+    if runs <= at_once:
+        yield arrays
+        return
+    rows = [graph.tensors[index].shape[0] for index in graph.inputs]
+    for first in range(0, runs, at_once):
+        last = min(runs, first + at_once)
+        yield tuple(array[first * row : last * row] for array, row in zip(arrays, rows, strict=True))
+
+
+class WholeBatches:
+    """A watcher for a moving average, which weighs batches as they were given, not as they were cut to run."""
+
+    def __init__(self, average: MovingAverageMinMax) -> None:
+        self._average = average
+        self._seen = MinMax()
+
+    def update(self, values: Any) -> None:
+        self._seen.update(values)
+
+    def end_batch(self) -> None:
+        """Hands on what the batch's parts had."""
+        if self._seen.count:
+            self._average.average(self._seen.minimum, self._seen.maximum, self._seen.count)
+        self._seen = MinMax()
 
 
 class ChannelMeans:

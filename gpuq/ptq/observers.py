@@ -93,8 +93,11 @@ class MovingAverageMinMax(MinMax):
 
     def update(self, values: Any) -> None:
         low, high, size = _extremes(values)
-        if not size:
-            return
+        if size:
+            self.average(low, high, size)
+
+    def average(self, low: float, high: float, size: int) -> None:
+        """Takes in a batch of this many values by its extremes."""
         first = self.batches == 0
         self.count += size
         self.batches += 1

@@ -15,9 +15,9 @@ from gpuq.model.tflite_file import RawModel, parse
 from gpuq.model.tflite_reader import build
 from gpuq.model.tflite_writer import encode
 from gpuq.ops.spec import INT8, INT16, UINT8
-from gpuq.ptq.calibration import ChannelMeans, Sample, Watcher, inputs_of, watch
+from gpuq.ptq.calibration import ChannelMeans, Sample, Watcher, WholeBatches, inputs_of, watch
 from gpuq.ptq.equalization import equalize
-from gpuq.ptq.observers import Observer, observer
+from gpuq.ptq.observers import MovingAverageMinMax, Observer, observer
 from gpuq.ptq.rewrite import Dtype, Range, Rewritten, activations, can_quantize, rewrite
 from gpuq.ptq.scheme import SCHEMES, Mode, data_input, mode_of
 from gpuq.ptq.sensitivity import Sensitivity, half_of_the_noise, rank
@@ -230,7 +230,10 @@ class _Quantizer:
         if calibration is None:
             raise InputTypeError(f"quantize: mode {self.settings.mode!r} needs calibration data")
         observers: dict[int, Observer] = {index: observer(self.settings.observer) for index in activations(self.raw)}
-        watchers: dict[int, list[Watcher]] = {index: [one] for index, one in observers.items()}
+        watchers: dict[int, list[Watcher]] = {
+            index: [WholeBatches(one) if isinstance(one, MovingAverageMinMax) else one]
+            for index, one in observers.items()
+        }
         means: dict[int, ChannelMeans] = {}
         if self.settings.bias_correction:
             for operator in self.raw.operators:
