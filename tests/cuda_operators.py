@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from gpuq.cuda.kernel import Pointer
+from gpuq.cuda.layer import slot_name, y_shapes
 from gpuq.cuda.layout import ImageLayout
 from gpuq.quant import Quant
 
@@ -51,6 +53,8 @@ def run_layer(
     align: int = 1,
     gaps: bool = True,
     before: np.ndarray | None = None,
+    further: Sequence[np.ndarray] = (),
+    updates: Mapping[int, int] | None = None,
 ) -> list[str]:
     """Compares a layer's output with `want`, (N, *output_shape), and the bytes between its elements with what they were.
 
@@ -59,37 +63,58 @@ def run_layer(
         align: of all operands' pixels, in bytes.
         gaps: between pixels, rows and images.
         before: the output's memory before the call, in the shape of `want`; noise by default.
+        further: what the outputs behind the first must be, likewise.
+        updates: of these outputs the input, by its number, whose memory they share: state.
 
     Returns:
         the names of the kernels that ran.
     """
     memory: dict[str, Pointer] = {}
     layouts = []
+    updates = updates or {}
+    made: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for index, (codes, shape) in enumerate(zip(inputs, layer.x_shapes, strict=True)):
-        held, _, layout = placed(rng, codes.reshape(-1, *shape), align, gaps)
+        held, view, layout = placed(rng, codes.reshape(-1, *shape), align, gaps)
         layouts.append(replace(layout, misalignment=launcher.misalignment(held)))
-        held.flags.writeable = False
-        memory["x" if index == 0 else f"x{index}"] = Pointer(held)
+        memory[slot_name("x", index)] = Pointer(held)
+        held.flags.writeable = index in updates.values()
+        for number in (number for number, shared in updates.items() if shared == index):
+            memory[slot_name("y", number)] = Pointer(held, layout.offset)
+            made.append((held, view, further[number - 1]))
+    for number, (result, shape) in enumerate(zip(further, y_shapes(layer)[1:], strict=True), start=1):
+        if number not in updates:
+            held, view, layout = placed(rng, random_codes(rng, (len(result), *shape), result.dtype), align, gaps=False)
+            memory[slot_name("y", number)] = Pointer(held, layout.offset)
+            made.append((held, view, result))
     noise = random_codes(rng, (want.shape[0], *layer.y_shape), want.dtype)
     if before is not None:
         noise = before.reshape(noise.shape)
     y_memory, y_view, y_layout = placed(rng, noise, align, gaps)
     y_layout = replace(y_layout, misalignment=launcher.misalignment(y_memory))
-    expected = y_memory.copy()
-    np.lib.stride_tricks.as_strided(expected[y_layout.offset // want.itemsize :], y_view.shape, y_view.strides)[...] = (
-        want.reshape(noise.shape)
-    )
+    expected = _with(y_memory, y_view, want)
     choice = layer.choices(want.shape[0], launcher.traits)[0]
     memory["workspace"] = Pointer(rng.integers(0, 256, max(4, layer.workspace_bytes(want.shape[0], choice)), np.uint8))
     memory["y"] = Pointer(y_memory)
     memory |= launcher.upload(layer.constants)
+    wholes = [_with(held, view, result) for held, view, result in made]
     names = []
     for launch in layer.launches(choice, layouts, y_layout):
         launcher.launch(launch.bound(memory))
         names.append(launch.kernel.name)
+    for (held, view, result), whole in zip(made, wholes, strict=True):
+        assert_equal_bits(view, result.reshape(view.shape), context)
+        assert_equal_bits(held, whole, f"around a further output: {context}")
     assert_equal_bits(y_view, want.reshape(noise.shape), context)
     assert_equal_bits(y_memory, expected, f"between the elements: {context}")
     return names
+
+
+def _with(memory: np.ndarray, view: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """A copy of the memory with other values in a view of it."""
+    copied = memory.copy()
+    first = (view.ctypes.data - memory.ctypes.data) // memory.itemsize
+    np.lib.stride_tricks.as_strided(copied[first:], view.shape, view.strides)[...] = values.reshape(view.shape)
+    return copied
 
 
 def random_quant(rng: np.random.Generator, dtype: str, low: float = -10, high: float = 4) -> Quant:

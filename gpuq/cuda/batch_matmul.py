@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.cuda.epilogue import epilogue_defines, pack_factors
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer, slot_name
 from gpuq.cuda.layout import ImageLayout
 from gpuq.cuda.strides import Dimension, contiguous_strides, folded
 from gpuq.numerics import Rule
@@ -85,7 +85,7 @@ class BatchMatmulLayer(OnlyWayLayer):
             slot, runs = Slot(f"c{index}"), 1
             if operand is None:
                 number, layout = next(given)
-                slot, runs = layout.slot(f"x{number or ''}"), layout.images
+                slot, runs = layout.slot(slot_name("x", number)), layout.images
             memory.append(slot)
             strides.append((0 if runs == 1 else math.prod(shape), *_batch_strides(shape, len(batch))))
             steps.append((shape[-1], 1))

@@ -56,8 +56,26 @@ class OnlyWayLayer:
         return 0
 
 
+class SeveralOutputs:
+    """Mixin of layers with more than one output.
+
+    The first is what other layers have, "y"; those behind it are contiguous: Slots "y1", "y2", ... State that a kernel
+    updates is an input and an output, whose memory may be the same or not.
+    """
+
+    @property
+    def y_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """(H, W, C) of one run of each output."""
+        raise NotImplementedError
+
+    @property
+    def y_shape(self) -> tuple[int, int, int]:
+        """The first output's."""
+        return self.y_shapes[0]
+
+
 class Layer(Protocol):
-    """A packed layer: plain values, nothing on a device yet."""
+    """A packed layer with one output (more: see SeveralOutputs): plain values, nothing on a device yet."""
 
     @property
     def spec(self) -> Spec: ...
@@ -91,3 +109,13 @@ class Layer(Protocol):
         Inputs are "x", "x1", "x2", ..., the output is "y", scratch "workspace", and constants have their names.
         """
         ...
+
+
+def y_shapes(layer: Layer) -> tuple[tuple[int, int, int], ...]:
+    """(H, W, C) of one run of each output of any layer."""
+    return layer.y_shapes if isinstance(layer, SeveralOutputs) else (layer.y_shape,)
+
+
+def slot_name(kind: str, number: int) -> str:
+    """The Slot of an input ("x") or output ("y") by its number: "x", "x1", "x2", ..."""
+    return f"{kind}{number or ''}"

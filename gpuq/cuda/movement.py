@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gpuq.cuda.copy import OUTER_DIMENSIONS, Span, copy_launch
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer, slot_name
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Int64Array, Rule
 from gpuq.ops.movement import MovementSpec
@@ -175,7 +175,7 @@ class PackLayer(OnlyWayLayer):
             name, runs_pitch = f"c{position}", 0
             if operand is None:
                 number, x = next(given)
-                name, runs_pitch = f"x{number or ''}", outer * inner if x.images > 1 else 0
+                name, runs_pitch = slot_name("x", number), outer * inner if x.images > 1 else 0
             start = position * inner
             launches.append(
                 copy_launch(

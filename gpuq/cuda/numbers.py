@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, int32s
-from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
+from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer, slot_name
 from gpuq.cuda.layout import ImageLayout
 from gpuq.cuda.strides import Dimension, broadcast_strides, folded, image_shape, run_strides
 from gpuq.numerics import ACTIVATION_BOUNDS, Rule
@@ -148,7 +148,7 @@ class NumbersLayer(OnlyWayLayer):
             name, layout = f"c{index}", ImageLayout.contiguous(1, *image_shape(shape), itemsize=dtype.itemsize)
             if operand is None:
                 number, layout = next(given)
-                name = f"x{number or ''}"
+                name = slot_name("x", number)
             memory.append(layout.slot(name))
             strides.append(broadcast_strides(layout, shape, spec.output_shape))
         while len(memory) < 3:

@@ -40,7 +40,7 @@ from gpuq.cuda.epilogue import Fusion
 from gpuq.cuda.fusion import Follower
 from gpuq.cuda.kernel import Launch, Pointer
 from gpuq.cuda.launcher import Launcher
-from gpuq.cuda.layer import Layer
+from gpuq.cuda.layer import Layer, SeveralOutputs, slot_name, y_shapes
 from gpuq.cuda.layout import ImageLayout, ImageOperand
 from gpuq.numerics import Rule
 from gpuq.ops.arg_max import ArgMaxSpec
@@ -127,9 +127,11 @@ class CudaPlan:
     def bound(self, inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any) -> list[Launch]:
         """The launches of a call with this memory."""
         xs = [self._operand(value, shape) for value, shape in zip(inputs, self.layer.x_shapes, strict=True)]
-        y = self._operand(outputs[0], self.layer.y_shape)
-        memory = {**self._constants, "y": Pointer(y.array), "workspace": Pointer(workspace)}
-        memory |= {f"x{number or ''}": Pointer(x.array) for number, x in enumerate(xs)}
+        ys = [self._operand(value, shape) for value, shape in zip(outputs, y_shapes(self.layer), strict=True)]
+        memory = {**self._constants, "workspace": Pointer(workspace)}
+        for kind, operands in (("x", xs), ("y", ys)):
+            memory |= {slot_name(kind, number): Pointer(operand.array) for number, operand in enumerate(operands)}
+        y = ys[0]
         key = (*(x.layout for x in xs), y.layout)
         launches = self._launches.get(key)
         if launches is None:
@@ -239,7 +241,8 @@ def takes_pitches(layer: Layer) -> bool:
     """
     return not isinstance(
         layer,
-        arg_max.ArgMaxLayer
+        SeveralOutputs
+        | arg_max.ArgMaxLayer
         | batch_matmul.BatchMatmulLayer
         | binary.BlockwiseLayer
         | elementwise.AffineLayer

@@ -21,7 +21,7 @@ from gpuq import cpu, numerics, profiles
 from gpuq.cuda.fusion import Follower, is_sum
 from gpuq.cuda.launch import launcher as cuda_launcher
 from gpuq.cuda.launcher import Launcher
-from gpuq.cuda.layer import Layer
+from gpuq.cuda.layer import Layer, y_shapes
 from gpuq.cuda.plans import CudaPlan, copied_parts, layer_of, takes_pitches, without_parts
 from gpuq.devices import Device
 from gpuq.errors import InputValueError, ModelLimit, UnsupportedModel
@@ -29,7 +29,7 @@ from gpuq.model import fusion, placement
 from gpuq.model.fusion import Group
 from gpuq.model.graph import Graph, Node
 from gpuq.model.placement import Inside
-from gpuq.ops.registry import constant_operands, reference
+from gpuq.ops.registry import constant_operands, references
 from gpuq.ops.spec import Shape, shape_text
 from gpuq.plan import Plan
 
@@ -297,7 +297,7 @@ def _placed(
     movable -= {tensor.index for tensor in graph.variables}
     for group, layer, read in zip(groups, layers, reads, strict=True):
         pitches = takes_pitches(layer)
-        for index, shape in zip((*read, *group.outputs), (*layer.x_shapes, layer.y_shape), strict=True):
+        for index, shape in zip((*read, *group.outputs), (*layer.x_shapes, *y_shapes(layer)), strict=True):
             uses.append(placement.Use(index, shape, pitches))
         if any(is_sum(node.spec) for node in group.nodes[1:]):
             # A residual's pixels lie as far apart as the output's.
@@ -361,12 +361,12 @@ def _resolve(graph: Graph, profile: str) -> dict[int, numerics.Rule]:
 
 def _fold(graph: Graph, node: Node, rule: numerics.Rule, constants: dict[int, npt.NDArray[Any]]) -> None:
     """Computes an operator that does not depend on the input."""
-    elements = math.prod(graph.tensors[node.outputs[0]].shape)
+    elements = sum(math.prod(graph.tensors[index].shape) for index in node.outputs)
     if elements > MAX_FOLDED_ELEMENTS:
         raise ModelLimit(
             f"operator #{node.index} {node.spec.op} on constants gives {elements} elements; the limit is "
             f"{MAX_FOLDED_ELEMENTS}"
         )
     operands = constant_operands(node.spec, [constants[index] if index >= 0 else None for index in node.inputs])
-    tensor = graph.tensors[node.outputs[0]]
-    constants[tensor.index] = reference(node.spec, rule, *operands).reshape(tensor.shape)
+    for index, value in zip(node.outputs, references(node.spec, rule, *operands), strict=True):
+        constants[index] = value.reshape(graph.tensors[index].shape)

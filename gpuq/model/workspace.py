@@ -13,6 +13,7 @@ import numpy.typing as npt
 from gpuq.cpu.blas import single_threaded
 from gpuq.cuda.kernel import Launch
 from gpuq.cuda.launcher import Replay
+from gpuq.cuda.layer import y_shapes
 from gpuq.cuda.layout import ImageOperand
 from gpuq.cuda.plans import CudaPlan
 from gpuq.errors import DeviceError, DeviceOutOfMemory
@@ -211,7 +212,7 @@ class CudaWorkspace:
         for step in program.steps:
             plan = _cuda_plan(step)
             inputs = [bound(operand, shape) for operand, shape in zip(step.inputs, plan.layer.x_shapes, strict=True)]
-            outputs = [bound(operand, plan.layer.y_shape) for operand in step.outputs]
+            outputs = [bound(operand, shape) for operand, shape in zip(step.outputs, y_shapes(plan.layer), strict=True)]
             self._launches.append((step, plan.bound(inputs, outputs, scratch)))
         self._replay: Replay | None = None
         self._mark: Any = None
