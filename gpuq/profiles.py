@@ -203,6 +203,14 @@ def _no_bias(spec: Any) -> bool:
     return not spec.has_bias
 
 
+def _int8_state(spec: Any) -> bool:
+    return bool(spec.state_quant.dtype == np.int8)
+
+
+def _no_relu(spec: Any) -> bool:
+    return not spec.has_relu
+
+
 def _has_bias(spec: Any) -> bool:
     return bool(spec.has_bias)
 
@@ -339,6 +347,8 @@ _LITERT_ELEMENTS = (
     _row("CAST", _of_kinds("int8", "uint8", "int32", "int64", "bool"), Rounding.EXACT),
     *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _LITERT_MOVEMENTS.items()),
     _row("TFLite_Detection_PostProcess", _always, Rounding.EXACT),
+    _refuse("SVDF", _int8_state, "LiteRT reads int8 states and time weights as int16"),
+    _refuse("SVDF", _no_relu, "LiteRT takes no fused activation but RELU"),
     _row("SVDF", _on_int8, Rounding.V1, Product.ALL_F32),
     _row("UNIDIRECTIONAL_SEQUENCE_LSTM", _on_int8, Rounding.V1, Product.ALL_F32),
 )

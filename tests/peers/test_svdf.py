@@ -20,21 +20,31 @@ CASES = 20
 INVOKES = 4
 
 
-def layer(rng: np.random.Generator, *, with_bias: bool = True, activation: int = 1, second: bool = False) -> bytes:
+def layer(
+    rng: np.random.Generator,
+    *,
+    with_bias: bool = True,
+    activation: int = 1,
+    second: bool = False,
+    dtype: str = "int16",
+) -> bytes:
+    """A model with this operator alone; state and time weights of this dtype."""
     rows, in_c, units, rank, memory = (int(n) for n in rng.integers(1, (3, 30, 12, 4, 12)))
     filters = units * rank
-    scales = {name: float(rng.uniform(0.5, 2) * size) for name, size in _SIZES.items()}
+    largest, sizes = np.iinfo(dtype).max, _SIZES if dtype == "int16" else _SIZES | _INT8_SIZES
+    scales = {name: float(rng.uniform(0.5, 2) * size) for name, size in sizes.items()}
     network = Network()
     x = network.tensor(TensorDef((rows, in_c), np.int8, scales["x"], int(rng.integers(-128, 128)), name="x"))
     weights = rng.integers(-127, 128, (filters, in_c)).astype(np.int8)
     features = network.tensor(TensorDef(weights.shape, np.int8, scales["features"], 0, data=weights))
-    kernel = rng.integers(-32767, 32768, (filters, memory)).astype(np.int16)
-    times = network.tensor(TensorDef(kernel.shape, np.int16, scales["times"], 0, data=kernel))
+    kernel = rng.integers(-largest, largest + 1, (filters, memory)).astype(dtype)
+    times = network.tensor(TensorDef(kernel.shape, np.dtype(dtype).type, scales["times"], 0, data=kernel))
     bias = -1
     if with_bias:
-        values = rng.integers(-(2**20), 2**20, units).astype(np.int32)
+        values = rng.integers(-32 * largest, 32 * largest, units).astype(np.int32)
         bias = network.tensor(TensorDef((units,), np.int32, scales["state"] * scales["times"], 0, data=values))
-    state_def = TensorDef((rows, filters * memory), np.int16, scales["state"], 0, name="state")
+    zero_point = int(rng.integers(-128, 128)) if dtype == "int8" else 0
+    state_def = TensorDef((rows, filters * memory), np.dtype(dtype).type, scales["state"], zero_point, name="state")
     state = network.tensor(state_def, is_variable=True)
     out = TensorDef((rows, units), np.int8, scales["out"], int(rng.integers(-128, 128)), name="y")
     options = schema.SVDFOptionsT()
@@ -48,14 +58,20 @@ def layer(rng: np.random.Generator, *, with_bias: bool = True, activation: int =
 
 
 _SIZES = {"x": 0.05, "features": 0.02, "state": 0.005, "times": 0.0004, "out": 0.5}
+_INT8_SIZES = {"state": 0.2, "times": 0.02}
 
 
-@pytest.mark.parametrize("profile", ["litert_ref", "litert_opt", "xnnpack", "tflm"])
-def test_random_layers(profile: str, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("profile", "dtype"),
+    [("litert_ref", "int16"), ("litert_opt", "int16"), ("xnnpack", "int16"), ("tflm", "int16"), ("tflm", "int8")],
+)
+def test_random_layers(profile: str, dtype: str, seed: int) -> None:
     """A session equals the interpreter's invokes; a call starts from zero state."""
     for number in range(CASES):
         rng = np.random.default_rng([seed, number])
-        content = layer(rng, with_bias=profile == "tflm" or bool(rng.integers(4)))
+        micro = profile == "tflm"
+        activation = int(rng.integers(5)) if micro else 1
+        content = layer(rng, with_bias=micro or bool(rng.integers(4)), activation=activation, dtype=dtype)
         model = gpuq.load(content, device="cpu", numerics=profile)
         shape = model.graph.tensors[0].shape
         frames = rng.integers(-128, 128, (INVOKES, *shape)).astype(np.int8)
@@ -84,7 +100,9 @@ def test_writing(seed: int) -> None:
 def test_refusals(seed: int) -> None:
     with pytest.raises(UnsupportedModel, match="without a bias"):
         gpuq.load(layer(np.random.default_rng(seed), with_bias=False), device="cpu", numerics="tflm")
-    with pytest.raises(UnsupportedModel, match="a fused activation other than RELU"):
+    with pytest.raises(UnsupportedModel, match="no fused activation but RELU"):
         gpuq.load(layer(np.random.default_rng(seed), activation=0), device="cpu")
+    with pytest.raises(UnsupportedModel, match="reads int8 states and time weights as int16"):
+        gpuq.load(layer(np.random.default_rng(seed), dtype="int8"), device="cpu")
     with pytest.raises(UnsupportedModel, match="a state that other operators read.*'state'"):
         gpuq.load(layer(np.random.default_rng(seed), second=True), device="cpu")

@@ -23,8 +23,6 @@ def svdf(view: OperatorView) -> Joint:
         raise view.fail("input, feature weights and time weights must have rank 2")
     if rank < 1 or len(features) % rank:
         raise view.fail(f"{len(features)} filters must be a multiple of rank {rank}")
-    if view.option("FusedActivationFunction") != _RELU:
-        raise InputTypeError("SVDF: a fused activation other than RELU is not supported")
     spec = SvdfSpec(
         rows=x.shape[0],
         in_c=x.shape[1],
@@ -37,6 +35,7 @@ def svdf(view: OperatorView) -> Joint:
         state_quant=view.quant(state),
         out_quant=view.quant(view.out),
         has_bias=bias is not None,
+        has_relu=view.option("FusedActivationFunction") == _RELU,
     )
     check_constants(spec, features, times, bias)
     if state.shape != spec.output_shapes[1]:
