@@ -55,6 +55,7 @@ def run_layer(
     before: np.ndarray | None = None,
     further: Sequence[np.ndarray] = (),
     updates: Mapping[int, int] | None = None,
+    choice: Any = None,
 ) -> list[str]:
     """Compares a layer's output with `want`, (N, *output_shape), and the bytes between its elements with what they were.
 
@@ -65,6 +66,7 @@ def run_layer(
         before: the output's memory before the call, in the shape of `want`; noise by default.
         further: what the outputs behind the first must be, likewise.
         updates: of these outputs the input, by its number, whose memory they share: state.
+        choice: one of the layer's; default: the first.
 
     Returns:
         the names of the kernels that ran.
@@ -92,7 +94,7 @@ def run_layer(
     y_memory, y_view, y_layout = placed(rng, noise, align, gaps)
     y_layout = replace(y_layout, misalignment=launcher.misalignment(y_memory))
     expected = _with(y_memory, y_view, want)
-    choice = layer.choices(want.shape[0], launcher.traits)[0]
+    choice = choice or layer.choices(want.shape[0], launcher.traits)[0]
     memory["workspace"] = Pointer(rng.integers(0, 256, max(4, layer.workspace_bytes(want.shape[0], choice)), np.uint8))
     memory["y"] = Pointer(y_memory)
     memory |= launcher.upload(layer.constants)

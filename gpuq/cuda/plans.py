@@ -33,6 +33,7 @@ from gpuq.cuda import (
     resize,
     softmax,
     softmax_int16,
+    svdf,
     transpose_conv,
 )
 from gpuq.cuda import fusion as fusing
@@ -62,6 +63,7 @@ from gpuq.ops.reduce import ReduceSpec
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec, ResizeSpec
 from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.spec import FLOAT32, INT16, Shape, Spec
+from gpuq.ops.svdf import SvdfSpec
 from gpuq.ops.transpose_conv import TransposeConvSpec
 
 # Batches and layouts whose launches a plan keeps ready.
@@ -194,6 +196,8 @@ def layer_of(
         return movement.pack(spec, rule, constants)
     if isinstance(spec, BatchMatmulSpec):
         return batch_matmul.pack(spec, rule, constants)
+    if isinstance(spec, SvdfSpec):
+        return svdf.pack(spec, rule, constants)
     for pack_plain in (numbers.pack, float32.pack, reduce_numbers.pack):
         plain = pack_plain(spec, rule, constants)
         if plain is not None:
