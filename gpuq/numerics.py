@@ -93,9 +93,12 @@ class Rounding(Enum):
     """reciprocal_f32 in whole blocks of 8 elements, the quotient in float64 and ties away from zero in the rest
     (QUANTIZE from float of LiteRT's optimized kernels)."""
     INTERPOLATED = "interpolated"
-    """Tables of int16 with interpolation between their entries (SOFTMAX and LOGISTIC of int16)."""
+    """Tables of int16 with interpolation between their entries (SOFTMAX, LOGISTIC and TANH of int16,
+    UNIDIRECTIONAL_SEQUENCE_LSTM of TFLite Micro)."""
     INTERPOLATED_F32 = "interpolated_f32"
     """As interpolated, the tables computed in float32 (SOFTMAX of int16 in TFLite Micro)."""
+    INTERPOLATED_SINGLE = "interpolated_single"
+    """As interpolated, where a build rounds once: V2 in place of V1 (UNIDIRECTIONAL_SEQUENCE_LSTM)."""
     HYBRID = "hybrid"
     """Codes at run time; float32(sum) * float32(w scale * scale) + bias in float32 (dynamic range in LiteRT)."""
     HYBRID_STEPS = "hybrid_steps"

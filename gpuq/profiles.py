@@ -195,8 +195,13 @@ def _int4_weights(spec: Any) -> bool:
     return _weight_bits(spec) == 4
 
 
-def _no_input_gate(spec: OperatorSpec) -> bool:
-    return getattr(spec, "w_quants", (None,))[0] is None
+def _no_input_gate(spec: Any) -> bool:
+    return not spec.has_input_gate
+
+
+def _with_extras(spec: Any) -> bool:
+    """An LSTM with peepholes, a projection or layer normalization."""
+    return any(quant is not None for quant in (spec.peephole_quants, spec.projection_quant, spec.norm_quants))
 
 
 def _no_bias(spec: Any) -> bool:
@@ -380,6 +385,11 @@ _TFLM_ELEMENTS = (
     _row("CAST", _cast_in_micro, Rounding.EXACT),
     *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _TFLM_MOVEMENTS.items()),
     *_TFLM_VARIABLES,
+)
+
+_TFLM_REFUSED_LSTM = (
+    _refuse("UNIDIRECTIONAL_SEQUENCE_LSTM", _no_input_gate, "without an input gate (CIFG)"),
+    _refuse("UNIDIRECTIONAL_SEQUENCE_LSTM", _with_extras, "with peepholes, a projection or layer normalization"),
 )
 
 # Arithmetic that is alike in LiteRT's reference and optimized kernels, and what both refuse.
@@ -576,7 +586,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("RELU6", _signed, Rounding.EXACT),
                 _refuse("SVDF", _no_bias, "without a bias, TFLite Micro crashes"),
                 _row("SVDF", _on_int8, Rounding.V1, Product.ALL_F32),
-                _refuse("UNIDIRECTIONAL_SEQUENCE_LSTM", _no_input_gate, "without an input gate (CIFG)"),
+                *_TFLM_REFUSED_LSTM,
                 _row("UNIDIRECTIONAL_SEQUENCE_LSTM", _on_int8, Rounding.INTERPOLATED),
                 _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
                 _row("QUANTIZE", _always, Rounding.V1),
@@ -623,6 +633,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("RELU6", _signed, Rounding.EXACT),
                 _refuse("SVDF", _no_bias, "without a bias, TFLite Micro crashes"),
                 _row("SVDF", _on_int8, Rounding.V2, Product.ALL_F32),
+                *_TFLM_REFUSED_LSTM,
+                _row("UNIDIRECTIONAL_SEQUENCE_LSTM", _on_int8, Rounding.INTERPOLATED_SINGLE),
                 _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
                 _row("QUANTIZE", _always, Rounding.V2),
                 _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),

@@ -1,27 +1,38 @@
 """UNIDIRECTIONAL_SEQUENCE_LSTM of int8 codes with int16 cells ("8x8_16"), LiteRT's.
 
-Of every step t, for each gate g of input, forget, cell and output, in Q3.12:
+Of every step t, for each gate g of input, forget, cell and output:
 
-    z_g = sat16( V1(b_g + sum (x_t - zp_x) * w_g) + ... )      sat16 after each addend
+    z_g = sat16( V1(b_g + sum (x_t - zp_x) * w_g) )
     z_g = sat16( z_g + V1(sum (h - zp_h) * r_g) )
+    z_g = sat16( z_g + V1u(p_g * c) )                          peepholes: all but the cell gate; see below
+    z_g = layer_norm(z_g) * n_g + b_g                          layer normalization; b_g is here and not above
 
     c = sat16( RDBP(sigmoid(z_f) * c, 15) + RDBP(sigmoid(z_i) * tanh(z_c), 30 + log2 of the cell's scale) ), clipped
-    h = clamp( V1(sigmoid(z_o) * tanh(c)) + zp )
+    m = clamp( V1(sigmoid(z_o) * tanh(c)) + zp_m )             scale and zero point as `hidden_quant` has them
+    h = m, or clamp( V1(b + sum (m - zp_m) * w) + zp_h )       with a projection, clipped as a code
 
-with scale and zero point zp of h as `hidden_quant` has them. Without input gate weights (CIFG) sigmoid(z_i) is 32767 -
-sigmoid(z_f). Factors are products and quotients in float32; sigmoid and tanh are gemmlowp's in 16 bits.
+z_g is in Q3.12, before layer normalization in the scale of the gate's intermediate. The output gate sees the new cells,
+the others those of the step before. Without input gate weights (CIFG) sigmoid(z_i) is 32767 - sigmoid(z_f). Factors are
+products and quotients in float32; sigmoid and tanh are gemmlowp's in 16 bits.
 
-TFLite Micro (rule interpolated) takes h's scale and zero point from the output, all factors in float64, products of
-gates by V1, and sigmoid and tanh from the interpolated tables of LOGISTIC. It has no CIFG.
+A peephole's sums run over as many elements as the *output* has, in whole blocks of 16 by V1u (vectors), in the rest by
+V1: with a projection the last cells are left out, and where all of a batch makes a step together (time-major data) its
+cells count as one row.
+
+TFLite Micro (rule interpolated) has no peepholes, projections, layer normalization or CIFG. It takes h's scale and zero
+point from the state, all factors in float64, products of gates by V1, and sigmoid and tanh from the interpolated tables
+of LOGISTIC. Built to round once (interpolated_single) it has V2 for V1.
 
 Sources: LiteRT f67457790, tflite/kernels/{lstm_eval,unidirectional_sequence_lstm}.cc,
-internal/reference/portable_tensor_utils.cc; tflite-micro 90b983c2, tensorflow/lite/micro/kernels/{lstm_eval,
-lstm_eval_common}.cc, lite/kernels/internal/reference/integer_ops/tanh.h.
+internal/reference/portable_tensor_utils.cc, internal/optimized/{sse_tensor_utils.h,neon_tensor_utils.cc}; tflite-micro
+90b983c2, tensorflow/lite/micro/kernels/{lstm_eval,lstm_eval_common}.cc, lite/kernels/internal/reference/integer_ops/
+{fully_connected,mul,tanh}.h.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,32 +40,48 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.numerics import Int64Array, Rounding, Rule, rounding_divide_by_pot
+from gpuq.numerics import Int64Array, Product, Rounding, Rule, rounding_divide_by_pot
+from gpuq.ops.fixed_point import inverse_square_root
 from gpuq.ops.fixed_point_int16 import all_numbers, logistic_table, tanh_table
 from gpuq.ops.interpolation import interpolated_sigmoid, interpolated_tanh
-from gpuq.ops.spec import INT8, INT16, Shape, Spec, clamp_to, run_shape
+from gpuq.ops.spec import INT8, INT16, INT32, Shape, Spec, clamp_to, run_shape
 from gpuq.quant import Quant
 
 GATES = ("input", "forget", "cell", "output")
+CELL_GATE, OUTPUT_GATE = GATES.index("cell"), GATES.index("output")
+PEEPHOLES = (0, 1, None, 2)
+"""Which peephole each gate has, if any."""
+PEEPHOLE_BLOCK = 16
 GATE_SCALE = np.float32(2.0**-12)
 TANH_BITS = 6
 """Integer bits of tanh's argument at most."""
 
+FourQuants = tuple[Quant | None, Quant, Quant, Quant]
+Factor = tuple[int, int]
+"""(multiplier, shift)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnidirectionalSequenceLstmSpec(Spec):
-    """A sequence through one LSTM layer, without peepholes, projection and layer normalization.
+    """A sequence through one LSTM layer.
 
     Args:
         batch, steps: of one run.
         in_c: elements of an input row.
-        units: elements of an output row, and cells.
+        units: cells.
+        out_c: elements of an output row; as many as units without a projection.
+        time_major: rows lie by step and then by item of the batch, not by item first.
         x_quant: int8 per tensor.
-        out_quant: int8 per tensor, of the output and of the output state.
+        state_quant: int8 per tensor, of the output state; the output has the same codes.
+        out_quant: int8 per tensor; only the projection's clip looks at it.
         hidden_quant: int8 per tensor: the file's fifth intermediate.
         cell_quant: int16, a power of two from 2^-15 to 2^-9, zero point 0.
         w_quants, r_quants: int8 per tensor, zero point 0, of the four gates; None of the input gate, for CIFG.
-        cell_clip: in real units; 0 for none.
+        peephole_quants: int16 per tensor, zero point 0, of the input, forget and output gates; None without.
+        projection_quant: int8 per tensor, zero point 0; None without.
+        norm_quants: int16 per tensor, zero point 0, of the layer normalization's coefficients; None without.
+        norm_x_quants: per tensor, of what it normalizes: the file's first four intermediates; None without.
+        cell_clip, projection_clip: in real units; 0 for none.
     """
 
     op: ClassVar[str] = "UNIDIRECTIONAL_SEQUENCE_LSTM"
@@ -64,17 +91,30 @@ class UnidirectionalSequenceLstmSpec(Spec):
     steps: int
     in_c: int
     units: int
+    out_c: int
+    time_major: bool = False
     x_quant: Quant
+    state_quant: Quant
     out_quant: Quant
     hidden_quant: Quant
     cell_quant: Quant
-    w_quants: tuple[Quant | None, Quant, Quant, Quant]
-    r_quants: tuple[Quant | None, Quant, Quant, Quant]
+    w_quants: FourQuants
+    r_quants: FourQuants
+    peephole_quants: tuple[Quant | None, Quant, Quant] | None = None
+    projection_quant: Quant | None = None
+    norm_quants: FourQuants | None = None
+    norm_x_quants: FourQuants | None = None
     cell_clip: float = 0.0
+    projection_clip: float = 0.0
 
     def __post_init__(self) -> None:
-        self.require_positive(batch=self.batch, steps=self.steps, in_c=self.in_c, units=self.units)
-        for what, quant in (("input", self.x_quant), ("output", self.out_quant), ("hidden", self.hidden_quant)):
+        self.require_positive(batch=self.batch, steps=self.steps, in_c=self.in_c, units=self.units, out_c=self.out_c)
+        for what, quant in (
+            ("input", self.x_quant),
+            ("output", self.out_quant),
+            ("output state", self.state_quant),
+            ("hidden", self.hidden_quant),
+        ):
             self.require_dtype(what, quant.dtype, INT8)
             self.require_per_tensor(quant=quant)
         self.require_dtype("cell state", self.cell_quant.dtype, INT16)
@@ -85,12 +125,38 @@ class UnidirectionalSequenceLstmSpec(Spec):
             f"cell state must have a scale of 2^-15 to 2^-9 and zero point 0, got {self.cell_quant.scale} "
             f"and {self.cell_quant.zero_point}",
         )
-        self.require((self.w_quants[0] is None) == (self.r_quants[0] is None), "half an input gate")
-        for quant_or_none in (*self.w_quants, *self.r_quants):
+        for clip in (self.cell_clip, self.projection_clip):
+            self.require(clip >= 0, f"a clip of {clip} must be at least 0")
+        no_input_gate = self.w_quants[0] is None
+        for what, quants, dtype in (
+            ("input weights", self.w_quants, INT8),
+            ("recurrent weights", self.r_quants, INT8),
+            ("peepholes", self.peephole_quants, INT16),
+            ("projection weights", None if self.projection_quant is None else (self.projection_quant,), INT8),
+            ("layer normalization", self.norm_quants, INT16),
+        ):
+            if quants is None:
+                continue
+            if what != "projection weights":
+                self.require((quants[0] is None) == no_input_gate, f"{what} have half an input gate")
+            for quant_or_none in quants:
+                if quant_or_none is not None:
+                    self.require_dtype(what, quant_or_none.dtype, dtype)
+                    self.require_per_tensor(weights=quant_or_none)
+                    self.require(quant_or_none.zero_point == 0, f"{what} must have zero point 0")
+        self.require(
+            (self.norm_quants is None) == (self.norm_x_quants is None),
+            "layer normalization needs the scales of what it normalizes",
+        )
+        for quant_or_none in self.norm_x_quants or ():
             if quant_or_none is not None:
-                self.require_dtype("weights", quant_or_none.dtype, INT8)
-                self.require_per_tensor(weights=quant_or_none)
-                self.require(quant_or_none.zero_point == 0, "weights must have zero point 0")
+                self.require_per_tensor(intermediate=quant_or_none)
+        if self.projection_quant is None:
+            self.require(self.out_c == self.units, f"{self.out_c} outputs of {self.units} cells need a projection")
+        self.require(
+            self.peephole_quants is None or self.out_c <= self.units,
+            f"peepholes with more outputs ({self.out_c}) than cells ({self.units})",
+        )
 
     @property
     def activation_dtype(self) -> np.dtype[Any]:
@@ -102,19 +168,88 @@ class UnidirectionalSequenceLstmSpec(Spec):
         return math.frexp(self.cell_quant.scalar_scale())[1] - 1
 
     @property
+    def has_input_gate(self) -> bool:
+        return self.w_quants[0] is not None
+
+    @property
+    def x_shape(self) -> Shape:
+        return (*self._outer, self.in_c)
+
+    @property
     def output_shapes(self) -> tuple[Shape, ...]:
         """Of the output, the output state and the cell state."""
-        state = (self.batch, self.units)
-        return (self.batch, self.steps, self.units), state, state
+        return (*self._outer, self.out_c), (self.batch, self.out_c), (self.batch, self.units)
 
     @property
     def output_shape(self) -> Shape:
         return self.output_shapes[0]
 
     @property
+    def _outer(self) -> Shape:
+        return (self.steps, self.batch) if self.time_major else (self.batch, self.steps)
+
+    @property
     def macs(self) -> int:
-        gates = sum(quant is not None for quant in self.w_quants)
-        return gates * self.batch * self.steps * self.units * (self.in_c + self.units)
+        gates = 4 if self.has_input_gate else 3
+        projection = self.out_c * self.units if self.projection_quant else 0
+        return self.batch * self.steps * (gates * self.units * (self.in_c + self.out_c) + projection)
+
+
+@dataclass(frozen=True)
+class Constants:
+    """The constant operands by name; None what is not there.
+
+    Attributes:
+        w, r: int8 (units, in_c), (units, out_c) of each gate.
+        biases: int32 (units,) of each gate.
+        peepholes: int16 (units,) of the input, forget and output gates.
+        projection, projection_bias: int8 (out_c, units), int32 (out_c,).
+        norms: int16 (units,) of each gate.
+    """
+
+    w: tuple[npt.NDArray[Any] | None, ...]
+    r: tuple[npt.NDArray[Any] | None, ...]
+    biases: tuple[npt.NDArray[Any] | None, ...]
+    peepholes: tuple[npt.NDArray[Any] | None, ...]
+    projection: npt.NDArray[Any] | None
+    projection_bias: npt.NDArray[Any] | None
+    norms: tuple[npt.NDArray[Any] | None, ...]
+
+    @classmethod
+    def of(cls, spec: UnidirectionalSequenceLstmSpec, operands: Sequence[npt.NDArray[Any] | None]) -> Constants:
+        """From what follows x and the states: w, r, biases, peepholes, projection and its bias, norms; checked."""
+        given = (*operands, *[None] * (21 - len(operands)))
+        found = cls(given[:4], given[4:8], given[8:12], given[12:15], given[15], given[16], given[17:21])
+        gates = (spec.has_input_gate, True, True, True)
+        norms, holes = spec.norm_quants is not None, spec.peephole_quants is not None
+        with_holes = [gate for gate, hole in enumerate(PEEPHOLES) if hole is not None]
+        for what, arrays, there, dtype, shape in (
+            ("input weights", found.w, gates, INT8, (spec.units, spec.in_c)),
+            ("recurrent weights", found.r, gates, INT8, (spec.units, spec.out_c)),
+            ("biases", found.biases, gates, INT32, (spec.units,)),
+            ("peepholes", found.peepholes, [holes and gates[gate] for gate in with_holes], INT16, (spec.units,)),
+            (
+                "projection weights",
+                (found.projection,),
+                (spec.projection_quant is not None,),
+                INT8,
+                (spec.out_c, spec.units),
+            ),
+            (
+                "projection bias",
+                (found.projection_bias,),
+                (spec.projection_quant is not None and found.projection_bias is not None,),
+                INT32,
+                (spec.out_c,),
+            ),
+            ("layer normalization", found.norms, [norms and gate for gate in gates], INT16, (spec.units,)),
+        ):
+            for array, is_there in zip(arrays, there, strict=True):
+                spec.require((array is not None) == is_there, f"{what} must be there for all gates, or for none")
+                if array is not None:
+                    spec.require_dtype(what, array.dtype, dtype)
+                    spec.require(array.shape == shape, f"{what} of shape {array.shape} must have shape {shape}")
+        return found
 
 
 def reference(
@@ -128,108 +263,258 @@ def reference(
     """All steps of a sequence.
 
     Args:
-        x: (N, batch, steps, in_c) codes.
-        hidden, cell: (N, batch, units), the states.
-        constants: four input weights (1, units, in_c), four recurrent weights (1, units, units), four biases
-            (1, units); None what is not there.
+        x: (N, batch, steps, in_c) codes; (N, steps, batch, in_c) of time-major data.
+        hidden, cell: (N, batch, out_c), (N, batch, units), the states.
+        constants: as Constants.of() takes them.
 
     Returns:
-        (N, batch, steps, units) codes; both new states.
+        (N, batch, steps, out_c) codes, or (N, steps, batch, out_c); both new states.
     """
-    w, r, biases = constants[:4], constants[4:8], constants[8:]
-    frames = run_shape(x, (spec.batch, spec.steps, spec.in_c)).astype(np.int64) - spec.x_quant.scalar_zero_point()
-    shape = (frames.shape[0], spec.batch, spec.units)
-    h = np.broadcast_to(run_shape(hidden, shape[1:]), shape).astype(np.int64)
-    c = np.broadcast_to(run_shape(cell, shape[1:]), shape).astype(np.int64)
-    sigmoid, tanh = _gate_tables(rule)
-    seen = [
-        None if each is None else _gate_part(spec, rule, frames, each, spec.w_quants[gate], spec.x_quant, biases[gate])
-        for gate, each in enumerate(w)
-    ]
+    given = Constants.of(spec, constants)
+    frames = run_shape(x, spec.x_shape).astype(np.int64) - spec.x_quant.scalar_zero_point()
+    if not spec.time_major:
+        frames = frames.swapaxes(1, 2)
+    runs = frames.shape[0]
+    h = np.broadcast_to(run_shape(hidden, (spec.batch, spec.out_c)), (runs, spec.batch, spec.out_c)).astype(np.int64)
+    c = np.broadcast_to(run_shape(cell, (spec.batch, spec.units)), (runs, spec.batch, spec.units)).astype(np.int64)
+    sigmoid, tanh = gate_tables(rule)
+    seen: list[Int64Array | None] = []
+    for gate, weights in enumerate(given.w):
+        bias = None if spec.norm_quants else given.biases[gate]
+        factor = input_factor(spec, rule, gate)
+        seen.append(None if weights is None else _sat16(_dense(rule, frames, weights, bias, factor)))
     rows = []
     for step in range(spec.steps):
-        centred = h - spec.out_quant.scalar_zero_point()
-        gates: list[Int64Array | None] = []
-        for gate, (part, weights) in enumerate(zip(seen, r, strict=True)):
+        centred = h - spec.state_quant.scalar_zero_point()
+
+        def gate_value(
+            gate: int, cells: Int64Array, step: int = step, centred: Int64Array = centred
+        ) -> Int64Array | None:
+            part, weights = seen[gate], given.r[gate]
             if part is None or weights is None:
-                gates.append(None)
-                continue
-            back = _gate_part(spec, rule, centred, weights, spec.r_quants[gate], spec.out_quant, None)
-            if rule.rounding is Rounding.INTERPOLATED:
-                back = _sat16(back)
-            total = _sat16(_sat16(part[:, :, step]) + back)
-            gates.append((tanh if GATES[gate] == "cell" else sigmoid)[total & 0xFFFF])
-        c = _cell(spec, rule, gates, c)
-        h = _output(spec, rule, gates, c)
+                return None
+            back = _dense(rule, centred, weights, None, recurrent_factor(spec, rule, gate))
+            total = _sat16(part[:, step] + (_sat16(back) if is_micro(rule) else back))
+            hole = PEEPHOLES[gate]
+            if spec.peephole_quants is not None and hole is not None:
+                total = _with_peephole(spec, total, given.peepholes[hole], cells, peephole_factor(spec, gate))
+            if spec.norm_quants is not None:
+                total = _normalized(total, given.norms[gate], given.biases[gate], *norm_factor(spec, gate))
+            return np.asarray((tanh if gate == CELL_GATE else sigmoid)[total & 0xFFFF])
+
+        i, f, g = (gate_value(gate, c) for gate in range(3))
+        assert f is not None
+        assert g is not None
+        c = _cells(spec, rule, 32767 - f if i is None else i, f, g, c)
+        o = gate_value(OUTPUT_GATE, c)
+        assert o is not None
+        h = _outputs(spec, rule, o, c, given)
         rows.append(h)
-    y = np.stack(rows, axis=2).astype(np.int8)
+    y = np.stack(rows, axis=1 if spec.time_major else 2).astype(np.int8)
     return y, h.astype(np.int8), c.astype(np.int16)
 
 
-def _gate_tables(rule: Rule) -> tuple[Int64Array, Int64Array]:
+def is_micro(rule: Rule) -> bool:
+    """The steps of TFLite Micro, and not of LiteRT."""
+    return rule.rounding in (Rounding.INTERPOLATED, Rounding.INTERPOLATED_SINGLE)
+
+
+def gate_tables(rule: Rule) -> tuple[Int64Array, Int64Array]:
     """sigmoid and tanh of Q3.12 in Q0.15, by the number's bits."""
-    if rule.rounding is Rounding.INTERPOLATED:
+    if is_micro(rule):
         return interpolated_sigmoid(all_numbers(), 3, 0), interpolated_tanh(all_numbers(), 3, 0)
     return logistic_table(), tanh_table(3)
 
 
-def _gate_part(
-    spec: UnidirectionalSequenceLstmSpec,
+def cell_table(spec: UnidirectionalSequenceLstmSpec, rule: Rule) -> Int64Array:
+    """tanh of cells in Q0.15, by the number's bits."""
+    if not is_micro(rule):
+        return tanh_table(15 + spec.cell_shift)
+    left = 12 + spec.cell_shift
+    return interpolated_tanh(all_numbers(), *((3 << left, 0) if left >= 0 else (3, -left)))
+
+
+def input_factor(spec: UnidirectionalSequenceLstmSpec, rule: Rule, gate: int) -> Factor:
+    """Of a gate's products with the input."""
+    return _gate_factor(spec, rule, spec.x_quant, spec.w_quants[gate], gate)
+
+
+def recurrent_factor(spec: UnidirectionalSequenceLstmSpec, rule: Rule, gate: int) -> Factor:
+    """Of a gate's products with the output state."""
+    return _gate_factor(spec, rule, spec.state_quant, spec.r_quants[gate], gate)
+
+
+def _gate_factor(
+    spec: UnidirectionalSequenceLstmSpec, rule: Rule, quant: Quant, weights: Quant | None, gate: int
+) -> Factor:
+    if weights is None:
+        return 0, 0
+    scales = quant.scalar_scale(), weights.scales, _gate_scale(spec, gate)
+    return numerics.quantize_multiplier(float(numerics.real_multipliers(*scales, rule.product)[0]))
+
+
+def _gate_scale(spec: UnidirectionalSequenceLstmSpec, gate: int) -> float:
+    quant = None if spec.norm_x_quants is None else spec.norm_x_quants[gate]
+    return float(GATE_SCALE) if quant is None else quant.scalar_scale()
+
+
+def peephole_factor(spec: UnidirectionalSequenceLstmSpec, gate: int) -> Factor:
+    """Of a gate's products with the cells; (0, 0) where there is no peephole."""
+    hole = PEEPHOLES[gate]
+    quant = None if spec.peephole_quants is None or hole is None else spec.peephole_quants[hole]
+    if quant is None:
+        return 0, 0
+    scales = spec.cell_quant.scalar_scale(), quant.scales, _gate_scale(spec, gate)
+    return numerics.quantize_multiplier(float(numerics.real_multipliers(*scales, Product.ALL_F32)[0]))
+
+
+def norm_factor(spec: UnidirectionalSequenceLstmSpec, gate: int) -> tuple[Factor, int]:
+    """(factor to Q3.12, what a variance below 1 counts as) of a gate's layer normalization."""
+    quant = None if spec.norm_quants is None else spec.norm_quants[gate]
+    if quant is None:
+        return (0, 0), 1
+    multiplier, shift = numerics.quantize_multiplier(quant.scalar_scale())
+    spec.require(shift + 12 <= numerics.MAX_LEFT_SHIFT, f"a layer normalization scale of {quant.scale} is too large")
+    return (multiplier, shift + 12), max(1, int(np.float32(10000) * np.float32(quant.scalar_scale())))
+
+
+def cell_factors(spec: UnidirectionalSequenceLstmSpec) -> tuple[Factor, Factor]:
+    """Of forget gate and cells, of input gate and cell gate, in TFLite Micro."""
+    scales = 2.0**-15, 2.0**-30 / spec.cell_quant.scalar_scale()
+    return numerics.quantize_multiplier(scales[0]), numerics.quantize_multiplier(scales[1])
+
+
+def hidden_factor(spec: UnidirectionalSequenceLstmSpec, rule: Rule) -> tuple[Factor, int]:
+    """(factor, zero point) of output gate and tanh of the cells."""
+    if is_micro(rule):
+        quant = spec.state_quant
+        return numerics.quantize_multiplier(2.0**-30 / quant.scalar_scale()), quant.scalar_zero_point()
+    quant = spec.hidden_quant
+    real = np.float32(2.0**-15 / float(np.float32(quant.scalar_scale())) * 2.0**-15)
+    return numerics.quantize_multiplier(float(real)), quant.scalar_zero_point()
+
+
+def projection_factor(spec: UnidirectionalSequenceLstmSpec) -> Factor:
+    """(0, 0) without a projection."""
+    if spec.projection_quant is None:
+        return 0, 0
+    scales = spec.hidden_quant.scalar_scale(), spec.projection_quant.scales, spec.state_quant.scalar_scale()
+    return numerics.quantize_multiplier(float(numerics.real_multipliers(*scales, Product.ALL_F32)[0]))
+
+
+def cell_bound(spec: UnidirectionalSequenceLstmSpec, rule: Rule) -> int | None:
+    """What the magnitude of a cell is clipped to, if at all: LiteRT takes a bound that rounds to 0 for none."""
+    if spec.cell_clip <= 0:
+        return None
+    bound = int(min(np.float32(spec.cell_clip) / np.float32(spec.cell_quant.scalar_scale()), np.float32(32767)))
+    return bound if bound or is_micro(rule) else None
+
+
+def projection_bound(spec: UnidirectionalSequenceLstmSpec) -> int | None:
+    """The same of the codes that a projection gives."""
+    if spec.projection_quant is None or spec.projection_clip <= 0:
+        return None
+    return (
+        int(min(np.float32(spec.projection_clip) / np.float32(spec.out_quant.scalar_scale()), np.float32(127))) or None
+    )
+
+
+def _dense(
     rule: Rule,
     centred: Int64Array,
     weights: npt.NDArray[Any],
-    w_quant: Quant | None,
-    quant: Quant,
     bias: npt.NDArray[Any] | None,
+    factor: Factor,
 ) -> Int64Array:
-    """One addend of a gate in Q3.12, before it saturates: rows (..., I) times weights (units, I)."""
-    assert w_quant is not None
-    acc = centred @ weights.reshape(spec.units, -1).astype(np.int64).T
+    """Rows (..., I) times weights (O, I), rescaled."""
+    acc = centred @ weights.astype(np.int64).T
     if bias is not None:
-        acc = acc + bias.reshape(-1)
-    reals = numerics.real_multipliers(quant.scalar_scale(), w_quant.scales, float(GATE_SCALE), rule.product)
-    return numerics.requantize_v1(numerics.wrap_int32(acc), *numerics.quantize_multipliers(reals))
+        acc = acc + bias
+    return _rescaled(rule, numerics.wrap_int32(acc), factor)
 
 
-def _cell(
-    spec: UnidirectionalSequenceLstmSpec, rule: Rule, gates: list[Int64Array | None], c: Int64Array
+def _rescaled(rule: Rule, acc: Int64Array, factor: Factor) -> Int64Array:
+    once = rule.rounding is Rounding.INTERPOLATED_SINGLE
+    return (numerics.requantize_v2 if once else numerics.requantize_v1)(acc, *factor)
+
+
+def _with_peephole(
+    spec: UnidirectionalSequenceLstmSpec,
+    total: Int64Array,
+    weights: npt.NDArray[Any] | None,
+    cells: Int64Array,
+    factor: Factor,
+) -> Int64Array:
+    """What a gate sees of the cells, added: (N, batch, units). As many elements as there are outputs, in one row for
+    each item of the batch, or for all that make a step together.
+    """
+    assert weights is not None
+    together = spec.batch if spec.time_major else 1
+    rows = total.reshape(-1, together * spec.units).copy()
+    part = together * spec.out_c
+    products = cells.reshape(rows.shape)[:, :part].reshape(-1, together, spec.out_c) * weights[: spec.out_c]
+    seen = numerics.requantize_blocks(products, PEEPHOLE_BLOCK, *factor)
+    rows[:, :part] = _sat16(rows[:, :part] + seen.reshape(-1, part))
+    return rows.reshape(total.shape)
+
+
+def _normalized(
+    total: Int64Array,
+    weights: npt.NDArray[Any] | None,
+    bias: npt.NDArray[Any] | None,
+    factor: Factor,
+    least_variance: int,
+) -> Int64Array:
+    """Layer normalization over the cells of an item: (N, batch, units) to Q3.12.
+
+    Mean and deviations have 10 more bits. The variance takes 2^20 / units as an integer, and so may be far from it, or
+    negative. Divisions truncate.
+    """
+    assert weights is not None
+    assert bias is not None
+    units = total.shape[-1]
+    mean = _truncated(total.sum(axis=-1, keepdims=True) * 1024, units)
+    variance = (total * total).sum(axis=-1, keepdims=True) * ((1 << 20) // units) - mean * mean
+    variance = _truncated(variance, 1 << 20)
+    inverse = inverse_square_root(np.where(variance < 1, least_variance, variance))
+    rescaled = numerics.requantize_v1(1024 * total - mean, *inverse)
+    weighted = rescaled * weights.astype(np.int64) + bias
+    tenth = _truncated(weighted + np.where(weighted > 0, 512, -512), 1024)
+    return _sat16(numerics.requantize_v1(tenth, *factor))
+
+
+def _truncated(values: Int64Array, divisor: int) -> Int64Array:
+    """values / divisor as C has it: towards 0."""
+    return np.asarray(np.sign(values) * (np.abs(values) // divisor))
+
+
+def _cells(
+    spec: UnidirectionalSequenceLstmSpec, rule: Rule, i: Int64Array, f: Int64Array, g: Int64Array, c: Int64Array
 ) -> Int64Array:
     """The cell state behind a step."""
-    i, f, g, _ = gates
-    # CIFG leaves out the input gate alone.
-    assert f is not None
-    assert g is not None
-    i = 32767 - f if i is None else i
-    if rule.rounding is Rounding.INTERPOLATED:
-        kept, added = _by_factor(f * c, 2.0**-15), _by_factor(i * g, 2.0**-30 / spec.cell_quant.scalar_scale())
-        c = _sat16(_sat16(kept) + _sat16(added))
+    if is_micro(rule):
+        keep, add = cell_factors(spec)
+        c = _sat16(_sat16(_rescaled(rule, f * c, keep)) + _sat16(_rescaled(rule, i * g, add)))
     else:
         c = _sat16(rounding_divide_by_pot(f * c, 15) + rounding_divide_by_pot(i * g, 30 + spec.cell_shift))
-    if spec.cell_clip > 0:
-        clip = int(min(np.float32(spec.cell_clip) / np.float32(spec.cell_quant.scalar_scale()), np.float32(32767)))
-        c = np.clip(c, -clip, clip)
-    return c
+    bound = cell_bound(spec, rule)
+    return c if bound is None else np.asarray(np.clip(c, -bound, bound))
 
 
-def _output(
-    spec: UnidirectionalSequenceLstmSpec, rule: Rule, gates: list[Int64Array | None], c: Int64Array
+def _outputs(
+    spec: UnidirectionalSequenceLstmSpec, rule: Rule, o: Int64Array, c: Int64Array, given: Constants
 ) -> Int64Array:
     """The output state behind a step."""
-    o = gates[3]
-    assert o is not None
-    if rule.rounding is Rounding.INTERPOLATED:
-        left = 12 + spec.cell_shift
-        products = o * (interpolated_tanh(c, 3 << left, 0) if left >= 0 else interpolated_tanh(c, 3, -left))
-        codes = _by_factor(products, 2.0**-30 / spec.out_quant.scalar_scale()) + spec.out_quant.scalar_zero_point()
-    else:
-        products = o * tanh_table(15 + spec.cell_shift)[c & 0xFFFF]
-        factor = np.float32(2.0**-15 / float(np.float32(spec.hidden_quant.scalar_scale())) * 2.0**-15)
-        codes = _by_factor(products, float(factor)) + spec.hidden_quant.scalar_zero_point()
-    return clamp_to(codes, -128, 127, INT8).astype(np.int64)
-
-
-def _by_factor(products: Int64Array, factor: float) -> Int64Array:
-    return numerics.requantize_v1(products, *numerics.quantize_multiplier(factor))
+    factor, zero_point = hidden_factor(spec, rule)
+    steps = _rescaled(rule, o * cell_table(spec, rule)[c & 0xFFFF], factor)
+    if given.projection is None:
+        return clamp_to(steps + zero_point, -128, 127, INT8).astype(np.int64)
+    # The runtime's own codes have the zero point's opposite, which saturates elsewhere.
+    centred = np.clip(steps - zero_point, -128, 127) + zero_point
+    projected = _dense(rule, centred, given.projection, given.projection_bias, projection_factor(spec))
+    codes = clamp_to(projected + spec.state_quant.scalar_zero_point(), -128, 127, INT8).astype(np.int64)
+    bound = projection_bound(spec)
+    return codes if bound is None else np.asarray(np.clip(codes, -bound, bound))
 
 
 def _sat16(values: Int64Array) -> Int64Array:

@@ -1,100 +1,131 @@
-"""UNIDIRECTIONAL_SEQUENCE_LSTM of int8 beside LiteRT and TFLite Micro: random layers, several invokes with the state between them."""
+"""UNIDIRECTIONAL_SEQUENCE_LSTM of int8 beside LiteRT and TFLite Micro: random layers of every variant, several invokes with
+the states between them.
+"""
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import numpy as np
 import pytest
-from ai_edge_litert import schema_py_generated as schema
 
 import gpuq
-from gpuq.errors import UnsupportedModel
+from gpuq.errors import MalformedModel, UnsupportedModel
 from gpuq.model.tflite_reader import read
 from gpuq.model.tflite_writer import write
 from tests.compare import assert_equal_bits
-from tests.networks import Network
+from tests.lstm_layers import Sizes, Variant, lstm_layer
+from tests.networks import edited
 
-from .one_operator import TensorDef
-from .runtimes import PEERS
+from .runtimes import PEERS, LiteRT, PeerRefused
 
-CASES = 20
 INVOKES = 3
+LITERT = ("litert_ref", "litert_opt", "xnnpack")
+VARIANTS = [Variant(*flags) for flags in itertools.product((False, True), repeat=5)]
+"""All combinations: CIFG, peepholes, projection, layer normalization, time-major data."""
+PLAIN = [variant for variant in VARIANTS if not (variant.cifg or variant.is_extended)]
 
 
-def layer(
-    rng: np.random.Generator, *, activation: int = 4, time_major: bool = False, with_cifg: bool | None = None
-) -> bytes:
-    """Scales such that gates and cells move through all of their range, and a hidden zero point that counts."""
-    batch, steps, in_c, units = (int(n) for n in rng.integers(1, (3, 6, 20, 20)))
-    network = Network()
-    zero_points = rng.integers(-128, 128, 3)
-    x_scale, out_scale = (float(np.float32(rng.uniform(0.5, 2) * size)) for size in (0.02, 0.008))
-    cell_scale = 2.0 ** int(rng.integers(-15, -8))
-    cifg = rng.random() < 0.25 if with_cifg is None else with_cifg
-    x = network.tensor(TensorDef((batch, steps, in_c), np.int8, x_scale, int(zero_points[0]), name="x"))
-
-    def weights(columns: int) -> int:
-        scale = float(np.float32(rng.uniform(0.2, 3) * 0.02))
-        codes = rng.integers(-127, 128, (units, columns)).astype(np.int8)
-        return network.tensor(TensorDef(codes.shape, np.int8, scale, 0, data=codes))
-
-    absent = [-1] if cifg else []
-    w = absent + [weights(in_c) for _ in range(4 - cifg)]
-    r = absent + [weights(units) for _ in range(4 - cifg)]
-    biases = list(absent)
-    for index in w[cifg:]:
-        scale = float(np.float32(x_scale) * np.float32(network._definitions[index].scale))
-        codes = rng.integers(-(2**12), 2**12, units).astype(np.int32)
-        biases.append(network.tensor(TensorDef((units,), np.int32, scale, 0, data=codes)))
-    hidden = TensorDef((batch, units), np.int8, out_scale, int(zero_points[1]), name="output_state")
-    cell = TensorDef((batch, units), np.int16, cell_scale, 0, name="cell_state")
-    states = [network.tensor(each, is_variable=True) for each in (hidden, cell)]
-    out = TensorDef((batch, steps, units), np.int8, out_scale, int(zero_points[1]), name="y")
-    options = schema.UnidirectionalSequenceLSTMOptionsT()
-    options.fusedActivationFunction, options.timeMajor = activation, time_major
-    options.cellClip = float(rng.choice([0.0, 0.0, 1.5]))
-    inputs = [x, *w, *r, -1, -1, -1, *biases, -1, -1, *states, -1, -1, -1, -1]
-    y = network.operator("UNIDIRECTIONAL_SEQUENCE_LSTM", inputs, out, options, version=3)
-    hidden_scale = float(np.float32(out_scale * rng.choice([1, 1.3])))
-    intermediates = [
-        network.tensor(TensorDef((0,), np.int16, 2.0**-12, 0, name=f"intermediate_{gate}")) for gate in range(4)
-    ]
-    intermediates.append(
-        network.tensor(TensorDef((0,), np.int8, hidden_scale, int(zero_points[2]), name="intermediate_hidden"))
-    )
-    network.graph.operators[-1].intermediates = intermediates
-    return network.build([x], [y])
+def check_invokes(profile: str, content: bytes, rng: np.random.Generator, where: str, lowest: int = -128) -> None:
+    """A session equals the interpreter's invokes, states and all; a call starts from zero state; a batch is
+    independent runs.
+    """
+    model = gpuq.load(content, device="cpu", numerics=profile)
+    shape = model.graph.tensors[model.graph.inputs[0]].shape
+    frames = rng.integers(lowest, 128, (INVOKES, *shape)).astype(np.int8)
+    peer, session = PEERS[profile](content), model.session()
+    for invoke, frame in enumerate(frames):
+        (want,) = peer.run([frame]).outputs
+        assert_equal_bits(session(frame), want, f"{where}, invoke {invoke}, {profile}")
+        if isinstance(peer, LiteRT):
+            for state in model.graph.variables:
+                got, kept = session._workspace.view(state.index)[0], peer._interpreter.get_tensor(state.index)
+                assert_equal_bits(got, kept, f"{state.name} of {where}, invoke {invoke}, {profile}")
+        if invoke == 0:
+            assert_equal_bits(model(frame), want, f"{where}, {profile}")
+    both = model(np.concatenate([frames[0], frames[1]]))
+    assert_equal_bits(both[: len(frames[0])], model(frames[0]), f"batch, {where}, {profile}")
 
 
-@pytest.mark.parametrize("profile", ["litert_ref", "litert_opt", "xnnpack", "tflm"])
+@pytest.mark.parametrize("profile", LITERT)
 def test_random_layers(profile: str, seed: int) -> None:
-    """A session equals the interpreter's invokes; a call starts from zero state."""
-    for number in range(CASES):
+    for number, variant in enumerate(VARIANTS):
         rng = np.random.default_rng([seed, number])
-        content = layer(rng, with_cifg=False if profile == "tflm" else None)
-        model = gpuq.load(content, device="cpu", numerics=profile)
-        shape = model.graph.tensors[model.graph.inputs[0]].shape
-        frames = rng.integers(-128, 128, (INVOKES, *shape)).astype(np.int8)
-        peer, session = PEERS[profile](content), model.session()
-        for invoke, frame in enumerate(frames):
-            (want,) = peer.run([frame]).outputs
-            where = f"case {number}, invoke {invoke}, {profile}, seed {seed}"
-            assert_equal_bits(session(frame), want, where)
-            if invoke == 0:
-                assert_equal_bits(model(frame), want, where)
-        both = model(np.concatenate([frames[0], frames[1]]))
-        assert_equal_bits(both[: len(frames[0])], model(frames[0]), f"batch, case {number}, seed {seed}")
+        check_invokes(profile, lstm_layer(rng, variant), rng, f"{variant}, seed {seed}")
 
 
-def test_writing(seed: int) -> None:
-    content = layer(np.random.default_rng(seed))
+def test_random_layers_of_tflite_micro(seed: int) -> None:
+    for number in range(20):
+        rng, variant = np.random.default_rng([seed, number]), PLAIN[number % len(PLAIN)]
+        check_invokes("tflm", lstm_layer(rng, variant), rng, f"{variant}, case {number}, seed {seed}")
+
+
+def test_cells_in_whole_blocks_see_peepholes_with_ties_up(seed: int) -> None:
+    """Blocks of 16, and what is left behind them; a projection's outputs count, and a step's whole batch."""
+    for number, (batch, units, out_c) in enumerate([(1, 48, 48), (2, 40, 40), (3, 50, 37), (2, 33, 16), (2, 40, 7)]):
+        for time_major in (False, True):
+            rng = np.random.default_rng([seed, number])
+            variant = Variant(peepholes=True, projection=out_c < units, time_major=time_major)
+            content = lstm_layer(rng, variant, Sizes(batch, 4, 5, units, out_c))
+            check_invokes("litert_ref", content, rng, f"{units} cells, {out_c} outputs, {variant}, seed {seed}")
+
+
+def test_layer_normalization_of_sums_that_are_nearly_alike(seed: int) -> None:
+    """The variance comes out negative, and normalized sums times coefficients beyond int32."""
+    for number in range(6):
+        rng = np.random.default_rng([seed, number])
+        content = lstm_layer(rng, Variant(norms=True, cifg=number % 2 == 1), Sizes(1, 3, 20, 100, 100), alike=True)
+        check_invokes("litert_ref", content, rng, f"case {number}, seed {seed}", lowest=100)
+
+
+def test_older_files_name_twenty_inputs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    check_invokes("litert_ref", lstm_layer(rng, Variant(peepholes=True), inputs=20), rng, f"seed {seed}")
+
+
+@pytest.mark.parametrize("variant", [VARIANTS[0], VARIANTS[-1]], ids=["plain", "all"])
+def test_writing(variant: Variant, seed: int) -> None:
+    content = lstm_layer(np.random.default_rng(seed), variant)
     assert read(write(read(content))).nodes == read(content).nodes
+
+
+@pytest.mark.parametrize("profile", ["tflm", "single"])
+def test_tflite_micro_has_the_plain_layer_alone(profile: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for variant, match in (
+        (Variant(cifg=True), "without an input gate"),
+        (Variant(peepholes=True), "with peepholes, a projection or layer normalization"),
+        (Variant(projection=True), "with peepholes, a projection or layer normalization"),
+        (Variant(norms=True), "with peepholes, a projection or layer normalization"),
+    ):
+        content = lstm_layer(rng, variant)
+        with pytest.raises(UnsupportedModel, match=match):
+            gpuq.load(content, device="cpu", numerics=profile)
+        with pytest.raises(PeerRefused):
+            PEERS["tflm"](content)
 
 
 def test_refusals(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    with pytest.raises(UnsupportedModel, match="time-major data"):
-        gpuq.load(layer(rng, time_major=True), device="cpu")
     with pytest.raises(UnsupportedModel, match="a fused activation other than TANH"):
-        gpuq.load(layer(rng, activation=0), device="cpu")
-    with pytest.raises(UnsupportedModel, match="without an input gate"):
-        gpuq.load(layer(rng, with_cifg=True), device="cpu", numerics="tflm")
+        gpuq.load(lstm_layer(rng, Variant(), activation=0), device="cpu")
+    with pytest.raises(UnsupportedModel, match="peepholes with more outputs than cells"):
+        gpuq.load(lstm_layer(rng, Variant(peepholes=True, projection=True), Sizes(1, 2, 3, 4, 5)), device="cpu")
+    with pytest.raises(MalformedModel, match="has 22 inputs, it must have 20 or 24"):
+        gpuq.load(lstm_layer(rng, Variant(), inputs=22), device="cpu")
+    with pytest.raises(PeerRefused, match="expects 20 or 24 inputs"):
+        PEERS["litert_ref"](lstm_layer(rng, Variant(), inputs=22))
+
+
+@pytest.mark.parametrize(
+    ("position", "variant"),
+    [(2, Variant()), (7, Variant()), (13, Variant()), (10, Variant(peepholes=True)), (22, Variant(norms=True))],
+)
+def test_constants_of_all_gates_or_of_none(position: int, variant: Variant, seed: int) -> None:
+    def leave_out(model: Any) -> None:
+        operator = model.subgraphs[0].operators[0]
+        operator.inputs = [-1 if number == position else index for number, index in enumerate(operator.inputs)]
+
+    with pytest.raises(MalformedModel, match="UNIDIRECTIONAL_SEQUENCE_LSTM"):
+        gpuq.load(edited(lstm_layer(np.random.default_rng(seed), variant), leave_out), device="cpu")

@@ -160,7 +160,7 @@ DATA_INPUTS: Mapping[str, tuple[int, ...]] = MappingProxyType(
         **dict.fromkeys(_FIRST_INPUT, (0,)),
         "SPLIT": (1,),
         "SVDF": (0, 1, 2, 4, 3),
-        "UNIDIRECTIONAL_SEQUENCE_LSTM": (0, 18, 19, *range(1, 9), *range(12, 16)),
+        "UNIDIRECTIONAL_SEQUENCE_LSTM": recurrent.LSTM_DATA,
         "TRANSPOSE_CONV": (2, 1, 3),
     }
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from gpuq.errors import InputTypeError
 from gpuq.model.converters.view import Joint, OperatorView
-from gpuq.ops.spec import INT8, INT32, shape_text
+from gpuq.ops.spec import shape_text
 from gpuq.ops.svdf import SvdfSpec, check_constants
-from gpuq.ops.unidirectional_sequence_lstm import UnidirectionalSequenceLstmSpec
+from gpuq.ops.unidirectional_sequence_lstm import Constants, FourQuants, UnidirectionalSequenceLstmSpec
 from gpuq.quant import Quant
 
 _RELU = 1
@@ -44,61 +46,78 @@ def svdf(view: OperatorView) -> Joint:
 
 
 # Inputs of an LSTM by their position in the file.
-_INPUT_WEIGHTS, _RECURRENT_WEIGHTS, _BIASES = range(1, 5), range(5, 9), range(12, 16)
+_INPUT_WEIGHTS, _RECURRENT_WEIGHTS, _PEEPHOLES, _BIASES = range(1, 5), range(5, 9), range(9, 12), range(12, 16)
+_PROJECTION, _PROJECTION_BIAS = 16, 17
 _OUTPUT_STATE, _CELL_STATE = 18, 19
-_UNSUPPORTED_PARTS = {"peepholes": range(9, 12), "a projection": range(16, 18), "layer normalization": range(20, 24)}
+_NORMS = range(20, 24)
 _HIDDEN = 4
 _TANH = 4
 
 
 def unidirectional_sequence_lstm(view: OperatorView) -> Joint:
-    for what, positions in _UNSUPPORTED_PARTS.items():
-        if any(view.has(position) for position in positions):
-            raise InputTypeError(f"UNIDIRECTIONAL_SEQUENCE_LSTM: {what} are not supported")
-    if view.option("TimeMajor") or view.option("DiagonalRecurrentTensors"):
-        raise InputTypeError("UNIDIRECTIONAL_SEQUENCE_LSTM: time-major data and diagonal weights are not supported")
+    if len(view.raw.inputs) not in (20, 24):
+        raise view.fail(f"has {len(view.raw.inputs)} inputs, it must have 20 or 24")
+    if view.option("DiagonalRecurrentTensors"):
+        raise InputTypeError("UNIDIRECTIONAL_SEQUENCE_LSTM: diagonal recurrent weights are not supported")
     if view.option("FusedActivationFunction") != _TANH:
         raise InputTypeError("UNIDIRECTIONAL_SEQUENCE_LSTM: a fused activation other than TANH is not supported")
     x, hidden, cell = view.x(0), view.x(_OUTPUT_STATE), view.x(_CELL_STATE)
     for state in (hidden, cell):
         if not state.is_variable:
             raise view.fail(f"state {state.name!r} must be a variable")
-    if len(x.shape) != 3 or len(hidden.shape) != 2:
-        raise view.fail(f"input {shape_text(x.shape)} must have rank 3, and the output state rank 2")
-    batch, steps, in_c = x.shape
-    units = hidden.shape[1]
+    if len(x.shape) != 3 or len(hidden.shape) != 2 or len(cell.shape) != 2:
+        raise view.fail(f"input {shape_text(x.shape)} must have rank 3, and the states rank 2")
+    x_quant = view.quant(x)  # of a float layer say that, not what follows
     if len(view.raw.intermediates) <= _HIDDEN:
         raise view.fail(f"has {len(view.raw.intermediates)} intermediates, it must have 5")
+    intermediates = [view.tensors[index] for index in view.raw.intermediates]
+    time_major = bool(view.option("TimeMajor"))
+    steps, batch = x.shape[:2] if time_major else x.shape[1::-1]
+    units, out_c = cell.shape[1], hidden.shape[1]
+    has_peepholes = any(view.has(position) for position in _PEEPHOLES)
+    has_norms = any(view.has(position) for position in _NORMS)
+    if has_peepholes and out_c > units:
+        raise InputTypeError(
+            "UNIDIRECTIONAL_SEQUENCE_LSTM: peepholes with more outputs than cells, for which LiteRT reads beyond both, "
+            "are not supported"
+        )
 
-    def quants(positions: range, columns: int) -> tuple[Quant | None, Quant, Quant, Quant]:
-        found: list[Quant | None] = []
-        for gate, position in enumerate(positions):
-            if gate == 0 and not view.has(position):
-                found.append(None)
-                continue
-            weights = view.constant(position, "weights")
-            if weights.shape != (units, columns) or weights.dtype != INT8:
-                raise view.fail(f"weights {weights.dtype} {weights.shape} must be int8 {(units, columns)}")
-            found.append(view.quant(view.x(position)))
-        return tuple(found)  # type: ignore[return-value]
+    def quants(positions: range) -> tuple[Quant | None, ...]:
+        """Of the weights at these positions; the first belongs to the input gate, and may be missing."""
+        optional = positions[0] if not view.has(positions[0]) else -1
+        return tuple(None if position == optional else view.quant(view.x(position)) for position in positions)
 
-    for position in _BIASES:
-        if view.has(position):
-            bias = view.constant(position, "bias")
-            if bias.shape != (units,) or bias.dtype != INT32:
-                raise view.fail(f"bias {bias.dtype} {bias.shape} must be int32 {(units,)}")
     spec = UnidirectionalSequenceLstmSpec(
         batch=batch,
         steps=steps,
-        in_c=in_c,
+        in_c=x.shape[2],
         units=units,
-        x_quant=view.quant(x),
-        out_quant=view.quant(hidden),
-        hidden_quant=view.quant(view.tensors[view.raw.intermediates[_HIDDEN]]),
+        out_c=out_c,
+        time_major=time_major,
+        x_quant=x_quant,
+        state_quant=view.quant(hidden),
+        out_quant=view.quant(view.out),
+        hidden_quant=view.quant(intermediates[_HIDDEN]),
         cell_quant=view.quant(cell),
-        w_quants=quants(_INPUT_WEIGHTS, in_c),
-        r_quants=quants(_RECURRENT_WEIGHTS, units),
+        w_quants=cast(FourQuants, quants(_INPUT_WEIGHTS)),
+        r_quants=cast(FourQuants, quants(_RECURRENT_WEIGHTS)),
+        peephole_quants=cast("tuple[Quant | None, Quant, Quant]", quants(_PEEPHOLES)) if has_peepholes else None,
+        projection_quant=view.quant(view.x(_PROJECTION)) if view.has(_PROJECTION) else None,
+        norm_quants=cast(FourQuants, quants(_NORMS)) if has_norms else None,
+        norm_x_quants=cast(FourQuants, tuple(map(view.quant, intermediates[:4]))) if has_norms else None,
         cell_clip=view.option("CellClip"),
+        projection_clip=view.option("ProjClip"),
     )
+    if hidden.shape[0] != batch or cell.shape[0] != batch:
+        raise view.fail(f"states must have {batch} rows, they have {hidden.shape[0]} and {cell.shape[0]}")
+    positions = LSTM_DATA[3:]
+    Constants.of(spec, [view.constant(position, "weights") if view.has(position) else None for position in positions])
     states = (view.raw.inputs[_OUTPUT_STATE], view.raw.inputs[_CELL_STATE])
     return Joint(spec, spec.output_shapes, states=states)
+
+
+LSTM_DATA = (
+    *(0, _OUTPUT_STATE, _CELL_STATE),
+    *(*_INPUT_WEIGHTS, *_RECURRENT_WEIGHTS, *_BIASES, *_PEEPHOLES, _PROJECTION, _PROJECTION_BIAS, *_NORMS),
+)
+"""Inputs of an LSTM in the order in which reference() takes them."""
