@@ -278,6 +278,10 @@ def _symmetric_right(spec: Any) -> bool:
     return bool(spec.b_quant.scalar_zero_point() == 0)
 
 
+def _second_of_int8(spec: Any) -> bool:
+    return bool(spec.b_quant.dtype == np.int8)
+
+
 def _weight_bits(spec: Any) -> int:
     """Bits of a weight in the file; layers with float32 activations have whole bytes alone."""
     return int(getattr(spec, "weight_bits", 8))
@@ -406,6 +410,10 @@ _LITERT_ARITHMETIC = (
 
 _NO_INT2 = _refuse("FULLY_CONNECTED", _int2_weights, "TFLite Micro has no int2 weights")
 
+_MICRO_MATRICES = _refuse(
+    "BATCH_MATMUL", _all(_on_int16, _second_of_int8), "TFLite Micro has no int16 matrix times int8 matrix"
+)
+
 _NO_BIAS = "without a bias, XNNPACK leaves it to LiteRT's optimized kernels, which crash"
 _FACTOR_FROM_256 = "XNNPACK takes it and fails, for a factor x scale * w scale / out scale is 256 or more"
 
@@ -469,6 +477,7 @@ _LITERT_OPT = (
     _refuse("ADD MUL", _beyond_int16, "results beyond int16 differ between the vectors of LiteRT's optimized kernels"),
     _row("TRANSPOSE_CONV", _on_int8, Rounding.V1U_BLOCK8),
     _row("TRANSPOSE_CONV", _on_uint8, Rounding.V1U_BLOCK16, Product.F32),
+    _row("BATCH_MATMUL", _on_int16, Rounding.V3, Product.F32),
     _row("BATCH_MATMUL", _on_int8, Rounding.V1, Product.F32),
     _row("MUL", _always, Rounding.V1, Product.ALL_F32),
     _row("ADD SUB", _always, Rounding.V1),
@@ -550,6 +559,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("FULLY_CONNECTED", _always, Rounding.V6),
                 _row("TRANSPOSE_CONV", _on_uint8, Rounding.V1, Product.F32),
                 _row("TRANSPOSE_CONV", _on_int8, Rounding.V1),
+                _row("BATCH_MATMUL", _on_int16, Rounding.V3, Product.F32),
                 _row("BATCH_MATMUL", _on_int8, Rounding.V1, Product.F32),
                 _row("MUL", _always, Rounding.V1, Product.ALL_F32),
                 _row("ADD SUB MEAN", _always, Rounding.V1),
@@ -579,6 +589,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 ),
                 _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _signed, Rounding.V1),
                 _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V1),
+                _MICRO_MATRICES,
+                _row("BATCH_MATMUL", _on_int16, Rounding.V3),
                 _row("TRANSPOSE_CONV BATCH_MATMUL PRELU SUM SQUARED_DIFFERENCE", _on_int8, Rounding.V1),
                 _row("RSQRT", _on_int8, Rounding.V1),
                 _row("LEAKY_RELU ABS", _signed, Rounding.V1),
@@ -626,6 +638,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 ),
                 _row("CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED", _signed, Rounding.V2),
                 _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V2),
+                _MICRO_MATRICES,
+                _row("BATCH_MATMUL", _on_int16, Rounding.V3),
                 _row("TRANSPOSE_CONV BATCH_MATMUL PRELU SUM SQUARED_DIFFERENCE", _on_int8, Rounding.V2),
                 _row("RSQRT", _on_int8, Rounding.V2),
                 _row("LEAKY_RELU ABS", _signed, Rounding.V2),

@@ -11,7 +11,9 @@ import pytest
 
 from gpuq import InputTypeError, InputValueError, Quant, cpu
 from gpuq.cpu import transpose_conv as cpu_transpose_conv
-from gpuq.numerics import Product, Rounding, Rule
+from gpuq.cpu.batch_matmul import BatchMatmulPlan
+from gpuq.cuda import batch_matmul as cuda_batch_matmul
+from gpuq.numerics import Product, Rounding, Rule, quantize_multiplier
 from gpuq.ops.batch_matmul import BatchMatmulSpec
 from gpuq.ops.registry import reference
 from gpuq.ops.transpose_conv import TransposeConvSpec
@@ -19,10 +21,15 @@ from gpuq.ops.window import Window2d
 
 from . import exact
 from .compare import assert_equal_bits
+from .cuda_layers import launcher
+from .cuda_operators import run_layer
+from .host_cuda.runner import HostLauncher
 from .launching import launched
 from .layers import codes, zero_point
 
-V1_F32, V1 = Rule(Rounding.V1, Product.F32), Rule(Rounding.V1)
+__all__ = ["launcher"]
+
+V1_F32, V1, V3 = Rule(Rounding.V1, Product.F32), Rule(Rounding.V1), Rule(Rounding.V3)
 
 
 def quant(rng: np.random.Generator, dtype: str, low: float, high: float) -> Quant:
@@ -104,6 +111,52 @@ def test_batch_matmul_of_large_sums_is_exact(depth: int, seed: int) -> None:
     want = reference(spec, V1_F32, a, b)
     assert np.unique(want).size > 4, "sums must not saturate"
     assert_equal_bits(got, want, f"seed {seed}, {spec}")
+
+
+def int16_matmul(depth: int, b_dtype: str, out_scale: float, rows: int = 5, columns: int = 3) -> BatchMatmulSpec:
+    one = Quant(1.0, dtype="int16")
+    return BatchMatmulSpec(
+        a_shape=(rows, depth),
+        b_shape=(columns, depth),
+        adj_y=True,
+        a_quant=one,
+        b_quant=Quant(1.0, dtype=b_dtype),
+        out_quant=Quant(out_scale, dtype="int16"),
+    )
+
+
+@pytest.mark.parametrize("b_dtype", ["int16", "int8"])
+@pytest.mark.parametrize("depth", [1, 7, 600])
+def test_batch_matmul_of_int16(launcher: HostLauncher, depth: int, b_dtype: str, seed: int) -> None:
+    """Sums in Python integers by V3, on the CPU and by the CUDA kernel; long ones leave int32 and 53 bits of product."""
+    rng = np.random.default_rng([seed, depth])
+    low = np.iinfo(b_dtype).min
+    spec = int16_matmul(depth, b_dtype, float(2.0 ** np.ceil(np.log2(-low * depth**0.5 / 3))) * 1.3, 70, 67)
+    a = rng.integers(-32768, 32768, (2, *spec.a_shape)).astype(np.int16)
+    b = rng.integers(low, -low, (2, *spec.b_shape)).astype(b_dtype)
+    a[0, 0] = b[0, 0] = low
+    sums = np.einsum("rmk,rnk->rmn", a.astype(object), b.astype(object))
+    multiplier, shift = quantize_multiplier(1 / spec.out_quant.scalar_scale())
+    reduced, right = (multiplier + (1 << 15)) >> 16, 15 - shift
+    want = np.clip((sums * reduced + (1 << (right - 1))) >> right, -32768, 32767).astype(np.int16)
+    assert np.unique(want).size > 1000
+    assert_equal_bits(reference(spec, V3, a, b), want, f"seed {seed}, {spec}")
+    plan = cpu.pack(spec, V3, [None, None])
+    assert isinstance(plan, BatchMatmulPlan)
+    assert plan._epilogue.is_fast
+    assert_equal_bits(launched(plan, [a, b], want.shape, np.int16, rng), want, f"seed {seed}, {spec}")
+    run_layer(launcher, cuda_batch_matmul.pack(spec, V3, [None, None]), [a, b], want, rng, spec, gaps=False, align=2)
+
+
+def test_batch_matmul_refuses_factors_and_types_of_int16() -> None:
+    spec = int16_matmul(2, "int16", 2.0**-7)
+    for pack in (cpu.pack, cuda_batch_matmul.pack):
+        with pytest.raises(InputValueError, match=r"below 2\^7"):
+            pack(spec, V3, [None, None])
+    with pytest.raises(InputTypeError, match="second input of int16"):
+        replace(spec, a_quant=Quant(1.0), out_quant=Quant(1.0))
+    with pytest.raises(InputValueError, match="b_quant must have zero point 0 beside int16, got 3"):
+        replace(spec, b_quant=Quant(1.0, 3))
 
 
 def test_batch_matmul_refuses() -> None:

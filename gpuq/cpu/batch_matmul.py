@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.cpu.epilogue import Epilogue
 from gpuq.cpu.gemm import EXACT_FLOAT32, matmul
-from gpuq.numerics import Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops.batch_matmul import BatchMatmulSpec
 from gpuq.quant import Quant
 
@@ -38,6 +38,7 @@ class BatchMatmulPlan:
             out_quant=spec.out_quant,
             act_min=spec.out_quant.qmin,
             act_max=spec.out_quant.qmax,
+            wraps=rule.rounding is not Rounding.V3,
         )
 
     def workspace_bytes(self, runs: int) -> int:

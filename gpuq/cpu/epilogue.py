@@ -169,13 +169,17 @@ class Epilogue:
     def _prepare_v3(self, bounds: npt.NDArray[np.int64]) -> Run | None:
         """Computes the constants of V3's one floor; None where any channel could not use it.
 
-        y = floor(acc * m / 2^r + 1/2) with a 16-bit m and r = 15 - shift: all terms are integer multiples of 2^-r, so
-        float64 is exact while |acc| * m + 2^(r-1) < 2^53, and nothing wraps while |y| < 2^31.
+        y = floor((acc + bias) * m / 2^r + 1/2) with a 16-bit m and r = 15 - shift: all terms are integer multiples of
+        2^-r, so float64 is exact as for one floor: where it matters while |bias| * m + 2^17 * 2^r < 2^53, further out
+        rounded, but monotonic. Nothing wraps while |y| < 2^31.
         """
         multiplier, shift = numerics.reduced_multiplier(*numerics.quantize_multipliers(self._reals))
         largest = (bounds + np.abs(self._bias)).tolist()
-        for most, m, right in zip(largest, multiplier.tolist(), (15 - shift).tolist(), strict=True):
-            if most * m + (1 << (right - 1)) >= min(EXACT_FLOAT64, 1 << (31 + right)):
+        for most, bias, m, right in zip(
+            largest, self._bias.tolist(), multiplier.tolist(), (15 - shift).tolist(), strict=True
+        ):
+            wraps = most * m + (1 << (right - 1)) >= 1 << (31 + right)
+            if wraps or abs(bias) * m + (self._beyond << right) >= EXACT_FLOAT64:
                 return None
         self._factor = self._tiled(np.ldexp(multiplier.astype(np.float64), shift - 15))
         self._offset = self._tiled(self._bias * self._factor[: self._bias.size] + 0.5)

@@ -1,4 +1,4 @@
-"""BATCH_MATMUL of int8 codes on dp4a: either operand an activation or a constant, either transposed."""
+"""BATCH_MATMUL of int8 codes (dp4a) and of int16: either operand an activation or a constant, either transposed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpuq.cuda.layout import ImageLayout
 from gpuq.cuda.strides import Dimension, contiguous_strides, folded
 from gpuq.numerics import Rule
 from gpuq.ops.batch_matmul import BatchMatmulSpec
-from gpuq.ops.spec import Shape
+from gpuq.ops.spec import INT8, INT16, Shape
 
 THREADS = 256
 TILE = 64
@@ -36,7 +36,18 @@ def batch_matmul_kernel(rule: str = "RULE_V1_RIGHT") -> Kernel:
     )
 
 
-KERNELS = (batch_matmul_kernel(),)
+def batch_matmul_int16_kernel(b_dtype: np.dtype[Any] = INT16) -> Kernel:
+    """batch_matmul_int16.cu; its head says what the arguments mean."""
+    return Kernel(
+        name=f"batch_matmul_int16_{b_dtype}_64x64",
+        source="batch_matmul_int16.cu",
+        entry="batch_matmul_int16",
+        defines=(("B", f"{b_dtype}_t"), *epilogue_defines("RULE_V3", INT16)),
+        threads=(THREADS, 1, 1),
+    )
+
+
+KERNELS = (batch_matmul_kernel(), batch_matmul_int16_kernel(), batch_matmul_int16_kernel(INT8))
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +81,13 @@ class BatchMatmulLayer(OnlyWayLayer):
 
     @property
     def name(self) -> str:
-        return batch_matmul_kernel().name
+        return self._kernel.name
+
+    @property
+    def _kernel(self) -> Kernel:
+        if self.spec.activation_dtype == INT16:
+            return batch_matmul_int16_kernel(self.spec.b_quant.dtype)
+        return batch_matmul_kernel(self.rule)
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec = self.spec
@@ -100,24 +117,28 @@ class BatchMatmulLayer(OnlyWayLayer):
         if blocks >= 1 << 31:
             raise spec.fail(f"{blocks} blocks in one launch; the limit is 2^31 - 1, use a smaller batch")
         out = spec.out_quant
+        # Beside int16 there are none but 0, and the whole range.
+        zero_points_and_bounds = int32s(
+            *(spec.a_quant.scalar_zero_point(), spec.b_quant.scalar_zero_point()),
+            *(out.scalar_zero_point(), out.qmin, out.qmax),
+        )
         return [
             Launch(
-                batch_matmul_kernel(self.rule),
+                self._kernel,
                 (blocks, 1, 1),
                 (
                     *(*memory, Slot("factors"), output.slot("y")),
                     *int32s(rows, columns, depth, row_tiles, column_tiles, a_row, a_step, b_step, b_column),
                     *int32s(*(loop.size for loop in loops[: BATCH_LOOPS - 1])),
                     *(np.int64(loop.strides[tensor]) for tensor in range(2) for loop in loops),
-                    *int32s(spec.a_quant.scalar_zero_point(), spec.b_quant.scalar_zero_point()),
-                    *int32s(out.scalar_zero_point(), out.qmin, out.qmax),
+                    *(() if spec.activation_dtype == INT16 else zero_points_and_bounds),
                 ),
             )
         ]
 
 
 def _batch_strides(shape: Shape, rank: int) -> tuple[int, ...]:
-    """Byte strides of the dimensions before the matrices', 0 where they are broadcast."""
+    """Strides, in codes, of the dimensions before the matrices', 0 where they are broadcast."""
     own = zip(shape[:-2], contiguous_strides(shape)[:-2], strict=True)
     return (*(0,) * (rank - len(shape) + 2), *(0 if size == 1 else stride for size, stride in own))
 

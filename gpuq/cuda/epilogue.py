@@ -237,6 +237,8 @@ def pack_factors(
         block = numerics.V1U_BLOCKS[rounding]
         away = np.arange(reals.size) >= reals.size // block * block
         return np.stack([multipliers, shifts, away], axis=1).astype(np.int32), _RULES[rounding], none
+    if rounding is Rounding.V3:
+        numerics.reduced_multiplier(multipliers, shifts)  # refuses factors beyond its contract
     if rounding is Rounding.V1:
         right = _right_shift_factors(multipliers, shifts, bias, bounds, zero_point)
         if right is not None and (can_clear or not right[1].any()):

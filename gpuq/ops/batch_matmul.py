@@ -1,5 +1,6 @@
 """BATCH_MATMUL: y[..., m, n] = clamp(zp_y + requant(sum_k (a[..., m, k] - zp_a) * (b[..., k, n] - zp_b))).
 
+int16 codes have zero point 0 and sums of 64 bits (V3); b may be int8 there.
 Batch dimensions broadcast; adj_x and adj_y say that a and b are stored with their last two dimensions exchanged.
 Sources: LiteRT tflite/kernels/batch_matmul.cc, internal/reference/batch_matmul.h.
 """
@@ -13,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.numerics import Rule
-from gpuq.ops.spec import INT8, Shape, Spec, clamp_to, run_shape, shape_text
+from gpuq.numerics import Rounding, Rule
+from gpuq.ops.spec import INT8, INT16, Shape, Spec, clamp_to, run_shape, shape_text
 from gpuq.quant import Quant
 
 
@@ -72,7 +73,7 @@ class BatchMatmulSpec(BatchMatmulShapes):
     """Products of matrices of codes. See BatchMatmulShapes for the other fields.
 
     Args:
-        a_quant, b_quant, out_quant: int8 per tensor.
+        a_quant, b_quant, out_quant: per tensor. int8; or int16 of zero point 0, where b may be int8, of zero point 0.
     """
 
     a_quant: Quant
@@ -80,10 +81,16 @@ class BatchMatmulSpec(BatchMatmulShapes):
     out_quant: Quant
 
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.a_quant.dtype, INT8)
-        self.require_dtype("second input", self.b_quant.dtype, INT8)
-        self.require_dtype("output", self.out_quant.dtype, INT8)
+        dtype = self.a_quant.dtype
+        self.require_dtype("input", dtype, INT8, INT16)
+        self.require_dtype("second input", self.b_quant.dtype, *{dtype: None, INT8: None})
+        self.require_dtype("output", self.out_quant.dtype, dtype)
         self.require_per_tensor(a_quant=self.a_quant, b_quant=self.b_quant, out_quant=self.out_quant)
+        self.require_symmetric_int16(a_quant=self.a_quant, b_quant=self.b_quant, out_quant=self.out_quant)
+        self.require(
+            dtype == INT8 or self.b_quant.zero_point == 0,
+            f"b_quant must have zero point 0 beside int16, got {self.b_quant.zero_point}",
+        )
         super().__post_init__()
 
     @property
@@ -96,7 +103,8 @@ def finish(spec: BatchMatmulSpec, rule: Rule, acc: npt.NDArray[Any]) -> npt.NDAr
     reals = numerics.real_multipliers(
         spec.a_quant.scalar_scale(), spec.b_quant.scales, spec.out_quant.scalar_scale(), rule.product
     )
-    codes = numerics.requantize(numerics.wrap_int32(acc), rule.rounding, reals) + spec.out_quant.scalar_zero_point()
+    sums = acc if rule.rounding is Rounding.V3 else numerics.wrap_int32(acc)
+    codes = numerics.requantize(sums, rule.rounding, reals) + spec.out_quant.scalar_zero_point()
     return clamp_to(codes, spec.out_quant.qmin, spec.out_quant.qmax, spec.out_quant.dtype)
 
 

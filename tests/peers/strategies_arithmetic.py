@@ -407,8 +407,10 @@ def l2_normalization(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
 
 
 @st.composite
-def batch_matmul(draw: DrawFn) -> Case:
+def batch_matmul(draw: DrawFn, pairs: Sequence[tuple[str, str]] = (("int8", "int8"),)) -> Case:
+    """pairs: dtypes of both operands; the result has the first's."""
     source = Source(draw, "BATCH_MATMUL")
+    dtype, other_dtype = source.pick("dtypes", pairs)
     batch = source.draw("batch", st.lists(st.integers(1, 3), min_size=1, max_size=2))
     batch = (source.first, *batch[1:])
     m, n = source.integer("m", 1, 9), source.integer("n", 1, 9)
@@ -419,16 +421,18 @@ def batch_matmul(draw: DrawFn) -> Case:
     other = [size if i == 0 or source.rng.random() < 0.7 else 1 for i, size in enumerate(batch)]
     b_shape = (*other, *((n, k) if adj_y else (k, n)))
     fixed = source.flag("constant")
-    z1, z2 = source.zero_point("zero_point_1", "int8"), source.zero_point("zero_point_2", "int8")
-    a = source.activations(a_shape, "int8", z1)
-    b = source.codes(stacked(source, b_shape, fixed), "int8", z2)
+    z1 = source.zero_point("zero_point_1", dtype)
+    z2 = source.zero_point("zero_point_2", other_dtype) if dtype == "int8" else 0
+    a = source.activations(a_shape, dtype, z1)
+    b = source.codes(stacked(source, b_shape, fixed), other_dtype, z2)
     mode = source.pick("multiplier", ["typical", "dyadic", "dyadic", "any"])
     if mode == "dyadic":
         bits = int(source.rng.integers(0, 3))
         a, b = coarse(a, z1, bits), coarse(b, z2, bits)
     s1, s2 = source.log2(-10, 2), source.log2(-10, 0)
     spread = max(float(a.std()) * float(b.std()) * math.sqrt(k), 1.0)
-    about = float(np.log2(source.rng.uniform(15, 60) / spread))
+    about = float(np.log2(source.rng.uniform(15, 60) * (256 if dtype == "int16" else 1) / spread))
+    about = min(about, 4.0) if dtype == "int16" else about  # factors of int64 sums end at 2^7
     if mode == "dyadic":
         out_scale = np.float32(np.float32(s1 * s2) / np.float32(dyadic(source, about)))
     else:
@@ -438,10 +442,10 @@ def batch_matmul(draw: DrawFn) -> Case:
     source.note("s", (s1, s2, out_scale))
     return source.case(
         [
-            TensorDef(a_shape, "int8", s1, z1),
-            TensorDef(b_shape, "int8", s2, z2, data=b if fixed else None),
+            TensorDef(a_shape, dtype, s1, z1),
+            TensorDef(b_shape, other_dtype, s2, z2, data=b if fixed else None),
         ],
-        TensorDef((*batch, m, n), "int8", out_scale, source.zero_point("out_zero_point", "int8")),
+        TensorDef((*batch, m, n), dtype, out_scale, source.zero_point("out_zero_point", dtype)),
         schema.BatchMatMulOptionsT(adjX=adj_x, adjY=adj_y),
         [a] if fixed else [a, b],
     )

@@ -159,6 +159,7 @@ LITERT_INT16 = INT16 | {
     "SPACE_TO_BATCH_ND_int16": (partial(moves.space_to_batch_nd, INT16_ONLY), 5),
     "BATCH_TO_SPACE_ND_int16": (partial(moves.batch_to_space_nd, INT16_ONLY), 5),
     "MIRROR_PAD_int16": (partial(moves.mirror_pad, INT16_ONLY), 5),
+    "BATCH_MATMUL_int16": (partial(sums.batch_matmul, [("int16", "int16"), ("int16", "int16"), ("int16", "int8")]), 30),
 }
 
 TFLM: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
@@ -269,7 +270,7 @@ OF_REFERENCE = {
 LITERT |= LITERT_INT16 | DYNAMIC_RANGE | OF_REFERENCE
 LITERT_OPT |= LITERT_INT16 | DYNAMIC_RANGE
 XNNPACK |= LITERT_INT16 | DYNAMIC_RANGE
-TFLM |= INT16 | OF_REFERENCE
+TFLM |= INT16 | OF_REFERENCE | {"BATCH_MATMUL_int16": (partial(sums.batch_matmul, [("int16", "int16")]), 30)}
 
 TABLES = {"litert_ref": LITERT, "litert_opt": LITERT_OPT, "xnnpack": XNNPACK, "tflm": TFLM}
 
