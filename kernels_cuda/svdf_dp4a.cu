@@ -1,8 +1,10 @@
 // SVDF of int8: filters over an input row that remember their last results, and sums of what they remember.
 //
-//   newest[f] = zp_s + clamp(requantize(sum_c (x[c] - zp_x) * w[f, c]))          the clamp is to the state's
-//   range s[f]      = s[f] shifted by one, the newest last y[u]      = clamp(zp_y + requantize(bias[u] + sum
-//   (s[f, j] - zp_s) * t[f, j]))     over the filters f of unit u
+//   newest[f] = zp_s + clamp(requantize(sum_c (x[c] - zp_x) * w[f, c]))
+//   s[f] <- s[f] shifted by one, the newest last
+//   y[u] = clamp(zp_y + requantize(bias[u] + sum_f,j (s[f, j] - zp_s) * t[f, j]))
+//
+// over the filters f of unit u; the first clamp is to the state's range.
 //
 // Zero points are in constants: offsets[f] = -zp_x * sum_c w[f, c], and bias[u] less zp_s * sum t[f, j].
 //
