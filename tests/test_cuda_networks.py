@@ -11,6 +11,7 @@ import pytest
 import gpuq
 from gpuq.cuda.launcher import Launcher
 from gpuq.devices import Device
+from gpuq.errors import UnsupportedModel
 from gpuq.model.model import Model
 from gpuq.model.planner import plan_program
 from gpuq.model.tflite_reader import read
@@ -198,6 +199,28 @@ def test_real_models(launcher: HostLauncher, material: Path, name: str, seed: in
 @pytest.mark.parametrize("name", [*LARGER_MODELS, *(LARGEST_MODELS if EVERYTHING else ())])
 def test_larger_models(launcher: HostLauncher, material: Path, name: str, seed: int) -> None:
     check(model_of(material, name), launcher, 1, seed, "tflm" if name == "person_detect_int8" else "litert_ref")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("numerics", ["litert_opt", "xnnpack", "tflm", "single"])
+@pytest.mark.parametrize(
+    "name",
+    [*SMALL_MODELS, *LARGER_MODELS, *LARGEST_MODELS]
+    if EVERYTHING
+    else ["resnet8_cifar10_int8", "wakeword_int8", "micro_speech_int8"],
+)
+def test_real_models_of_every_profile(
+    launcher: HostLauncher, material: Path, name: str, numerics: str, seed: int
+) -> None:
+    content = model_of(material, name)
+    try:
+        gpuq.load(content, device="cpu", numerics=numerics)
+    except UnsupportedModel:
+        # What a runtime does not run: legacy uint8 in TFLite Micro.
+        assert name.endswith("uint8")
+        assert numerics in ("tflm", "single")
+        return
+    check(content, launcher, 1, seed, numerics)
 
 
 @pytest.mark.parametrize("name", ["digits_dynamic_range", "digits_float"])
