@@ -13,17 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-import gpuq
 from gpuq import profiles
 from gpuq.errors import InputTypeError, InputValueError
 from gpuq.model.tflite_reader import read
 from gpuq.numerics import Product, Rounding, Rule
 from gpuq.ops.registry import reference, references
-from gpuq.ops.unidirectional_sequence_lstm import UnidirectionalSequenceLstmSpec
+from gpuq.ops.unidirectional_sequence_lstm import Constants, UnidirectionalSequenceLstmSpec, _cells, _outputs
 from gpuq.quant import Quant
 
 from .compare import assert_equal_bits
-from .exact import clamp, scale_of, trunc_div, v1_real, v2_real, wrap
+from .exact import clamp, elementwise, scale_of, trunc_div, v1_real, v2_real, wrap
 from .lstm_layers import Sizes, Variant, lstm_layer
 
 ROUNDS = {"tflm": v1_real, "single": v2_real}
@@ -129,16 +128,39 @@ def test_tflite_micro_is_the_definition(profile: str, seed: int) -> None:
             assert_equal_bits(one[0], want, f"{what}, case {number}, seed {seed}")
 
 
-def test_rounding_once_matters(seed: int) -> None:
-    different = 0
-    for number in range(20):
-        rng = np.random.default_rng([seed, number])
-        content = lstm_layer(rng, Variant())
-        twice, once = (gpuq.load(content, device="cpu", numerics=name) for name in ROUNDS)
-        lead, *shape = twice.graph.tensors[twice.graph.inputs[0]].shape
-        x = rng.integers(-128, 128, (10 * lead, *shape)).astype(np.int8)
-        different += int(np.count_nonzero(twice(x) != once(x)))
-    assert different > 0
+def near_ties(rng: np.random.Generator, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of a gate's value and a number whose product is next to a tie of a division by 2^shift, or on it."""
+    gates, numbers = rng.integers(0, 32768, 1 << 22), rng.integers(-32768, 32768, 1 << 22)
+    half = 1 << (shift - 1)
+    chosen = np.isin(gates * numbers % (1 << shift), (half - 1, half))
+    return gates[chosen], numbers[chosen]
+
+
+@pytest.mark.parametrize("profile", ROUNDS)
+def test_products_of_gates_at_ties(profile: str, seed: int) -> None:
+    """Cells and outputs of the definition's steps, where its two roundings differ."""
+    rng = np.random.default_rng(seed)
+    layer = spec(cell_quant=Quant(2.0**-15, 0, dtype="int16"), state_quant=Quant(2.0**-14, 0))
+    rule, rescale = profiles.resolve(profile, layer), ROUNDS[profile]
+    unit = Fraction(1, 1 << 15)
+    gates, numbers = near_ties(rng, 15)
+    assert len(gates) > 50
+    none = np.zeros_like(gates)
+    want = elementwise(lambda gate, number: sat16(rescale(gate * number, unit)), gates, numbers)
+    assert_equal_bits(_cells(layer, rule, none, gates, none, numbers), want, f"kept, {profile}, seed {seed}")
+    assert_equal_bits(_cells(layer, rule, gates, none, numbers, none), want, f"added, {profile}, seed {seed}")
+    twice = elementwise(lambda gate, number: v1_real(gate * number, unit), gates, numbers)
+    once = elementwise(lambda gate, number: v2_real(gate * number, unit), gates, numbers)
+    assert (twice != once).any()
+    # Small cells, whose tanh is about 1: products of 2^16 steps an output code.
+    cells = rng.integers(-300, 300, 1 << 18)
+    opened = rng.integers(0, 32768, cells.size)
+    tanhs = np.array([tanh(cell, 15) for cell in range(-300, 300)])[cells + 300]
+    chosen = np.isin(opened * tanhs % (1 << 16), ((1 << 15) - 1, 1 << 15))
+    opened, cells, tanhs = opened[chosen], cells[chosen], tanhs[chosen]
+    want = elementwise(lambda o, t: clamp(rescale(o * t, unit * unit * (1 << 14)), -128, 127), opened, tanhs)
+    got = _outputs(layer, rule, opened, cells, Constants.of(layer, zero_constants()))
+    assert_equal_bits(got, want, f"outputs, {profile}, seed {seed}")
 
 
 def test_rules() -> None:
@@ -168,6 +190,11 @@ def spec(**changes: Any) -> UnidirectionalSequenceLstmSpec:
         r_quants=(weights,) * 4,
     )
     return replace(base, **changes)
+
+
+def zero_constants() -> list[Any]:
+    """The constants of spec()."""
+    return [np.zeros((4, 3), np.int8)] * 4 + [np.zeros((4, 4), np.int8)] * 4 + [np.zeros(4, np.int32)] * 4
 
 
 NUMBERS = Quant(0.01, 0, dtype="int16")
@@ -203,14 +230,13 @@ def test_dtypes() -> None:
 def test_constants_have_the_shapes_of_the_layer(seed: int) -> None:
     layer = spec()
     x, hidden = np.zeros((1, 1, 2, 3), np.int8), np.zeros((1, 1, 4), np.int8)
-    w, r, bias = np.zeros((4, 3), np.int8), np.zeros((4, 4), np.int8), np.zeros(4, np.int32)
     rule, cells = profiles.resolve("litert_ref", layer), np.zeros((1, 1, 4), np.int16)
-    constants: list[Any] = [w] * 4 + [r] * 4 + [bias] * 4
+    constants = zero_constants()
     references(layer, rule, x, hidden, cells, *constants)
     for position, wrong, match in (
-        (1, r, "input weights of shape .4, 4. must have shape .4, 3."),
+        (1, constants[4], "input weights of shape .4, 4. must have shape .4, 3."),
         (5, None, "recurrent weights must be there for all gates"),
-        (9, bias.astype(np.int16), "biases of int16"),
+        (9, constants[9].astype(np.int16), "biases of int16"),
     ):
         changed = [wrong if number == position else constant for number, constant in enumerate(constants)]
         with pytest.raises((InputValueError, InputTypeError), match=match):
