@@ -69,8 +69,12 @@ UNIT = {
 
 FMA = {
     # mnemonic: (intrinsics in the source, instructions in PTX). Division and roots are correctly rounded sequences of
-    # fma; written as `/` or sqrtf they name nothing, so that nobody divides by chance.
-    "FFMA": (r"\b__(?:fmaf|fdiv|frcp|fsqrt)_r[nzud]\b", r"\b(?:fma|div|rcp|sqrt)\.r[nzmp](?:\.\w+)*\.f32\b"),
+    # fma; written as `/` or sqrtf they name nothing, so that nobody divides by chance. A division of doubles looks at
+    # their range by an fma of floats.
+    "FFMA": (
+        r"\b__(?:fmaf|fdiv|frcp|fsqrt|ddiv)_r[nzud]\b",
+        r"\b(?:(?:fma|div|rcp|sqrt)\.r[nzmp](?:\.\w+)*\.f32|div\.r[nzmp]\.f64)\b",
+    ),
     "DFMA": (r"\b__(?:fma|ddiv|drcp|dsqrt)_r[nzud]\b", r"\b(?:fma|div|rcp|sqrt)\.r[nzmp](?:\.\w+)*\.f64\b"),
 }
 

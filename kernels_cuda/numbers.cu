@@ -4,7 +4,7 @@
 // Tensors are walked by up to 6 dimensions, a thread makes one element; strides are in bytes, 0 where a
 // tensor is broadcast. Functions of one or two operands leave the others alone.
 
-#include "portable.cuh"
+#include "float32.cuh"
 
 // FUNCTION      one of the functions below
 // OPERANDS      1, 2 or 3
@@ -59,6 +59,20 @@ struct HardSwish {
 struct LeakyRelu {
   static __device__ __forceinline__ float apply(float a, float alpha) {
     return a > 0.0f ? a : __fmul_rn(a, alpha);
+  }
+};
+
+// Both in float64, rounded once. Beyond the bounds nothing but the end is left.
+struct Tanh {
+  static __device__ __forceinline__ float apply(float a, float) {
+    const double power = expm1_of(__dmul_rn(2.0, fmin(fabs(static_cast<double>(a)), 20.0)));
+    const double size = __ddiv_rn(power, __dadd_rn(power, 2.0));
+    return a != a ? a : __double2float_rn(copysign(size, static_cast<double>(a)));
+  }
+};
+struct Elu {
+  static __device__ __forceinline__ float apply(float a, float) {
+    return a < 0.0f ? __double2float_rn(expm1_of(fmax(static_cast<double>(a), -40.0))) : a;
   }
 };
 

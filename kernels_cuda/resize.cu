@@ -1,4 +1,4 @@
-// RESIZE_BILINEAR and RESIZE_NEAREST_NEIGHBOR of codes.
+// RESIZE_BILINEAR of codes and float32, RESIZE_NEAREST_NEIGHBOR of anything.
 //
 //   nearest          y[oh, ow] = x[row, column]
 //   bilinear         y = (q00*wy0*wx0 + q10*wy1*wx0 + q01*wy0*wx1 + q11*wy1*wx1 +- 2^19) / 2^20, truncated,
@@ -7,11 +7,12 @@
 //   q11              weights in 1/2048, int8 and uint8, ties up
 //   float32, uint8   y = uint8(the sum in float32, in the order of the reference, + 0.5)
 //   by pixel         the same with a pixel's two weights multiplied first
+//   values           float32: the sum in float32 itself
 //
 // Where an output row or column lies on the input, and its weights, depends on the shapes alone: tables made
 // on the host. No address is computed in floating point on the GPU.
 //
-//   x, y   codes, NHWC, channels contiguous
+//   x, y   codes or float32, NHWC, channels contiguous
 //
 // A thread makes COUNT neighbouring channels of one pixel: thread = pixel * chunks + chunk. The nearest pixel
 // is copied byte by byte: its channels are bytes.
@@ -23,15 +24,22 @@
 // VEC          channels of one load and store, of which all addresses and the channels are multiples:
 //              16 (nearest alone) or 4; 1: any
 // THREADS      of a block
-// and those of codes.cuh
+// and those of codes.cuh, which say nothing of float32
 
 #define BLEND_EXACT 0
 #define BLEND_EXACT_UP 1
 #define BLEND_Q11 2
 #define BLEND_F32 3
 #define BLEND_F32_PIXEL 4
+#define BLEND_VALUES 5
 
+#if LINEAR && BLEND == BLEND_VALUES
+#define COUNT 1
+#define CHANNEL_BYTES 4
+#else
 #define COUNT (VEC < 4 ? 4 : VEC)
+#define CHANNEL_BYTES (LINEAR ? CODE_BYTES : 1)
+#endif
 
 // An output row or column: lower and upper input index, weights of the upper and the lower one (the integer
 // ones in 1/1024, the others float32's bits). Of a nearest one the lower index alone.
@@ -42,26 +50,34 @@ typedef int Place;
 #endif
 
 #if LINEAR
-#if BLEND == BLEND_F32 || BLEND == BLEND_F32_PIXEL
+#if BLEND == BLEND_F32 || BLEND == BLEND_F32_PIXEL || BLEND == BLEND_VALUES
 
 // Every product and sum rounded to float32, in the order of the runtimes' expression.
-__device__ __forceinline__ int blend(int top_left, int bottom_left, int top_right, int bottom_right,
-                                     Place row, Place column) {
+__device__ __forceinline__ float blend_values(float top_left, float bottom_left, float top_right,
+                                              float bottom_right, Place row, Place column) {
   const float upper_row = __int_as_float(row.z), lower_row = __int_as_float(row.w);
   const float upper_column = __int_as_float(column.z), lower_column = __int_as_float(column.w);
 #if BLEND == BLEND_F32_PIXEL
-  float total = __fadd_rn(__fmul_rn(__int2float_rn(top_left), __fmul_rn(lower_row, lower_column)),
-                          __fmul_rn(__int2float_rn(top_right), __fmul_rn(lower_row, upper_column)));
-  total = __fadd_rn(total, __fmul_rn(__int2float_rn(bottom_left), __fmul_rn(upper_row, lower_column)));
-  total = __fadd_rn(total, __fmul_rn(__int2float_rn(bottom_right), __fmul_rn(upper_row, upper_column)));
+  float total = __fadd_rn(__fmul_rn(top_left, __fmul_rn(lower_row, lower_column)),
+                          __fmul_rn(top_right, __fmul_rn(lower_row, upper_column)));
+  total = __fadd_rn(total, __fmul_rn(bottom_left, __fmul_rn(upper_row, lower_column)));
+  return __fadd_rn(total, __fmul_rn(bottom_right, __fmul_rn(upper_row, upper_column)));
 #else
-  float total = __fmul_rn(__fmul_rn(__int2float_rn(top_left), lower_row), lower_column);
-  total = __fadd_rn(total, __fmul_rn(__fmul_rn(__int2float_rn(bottom_left), upper_row), lower_column));
-  total = __fadd_rn(total, __fmul_rn(__fmul_rn(__int2float_rn(top_right), lower_row), upper_column));
-  total = __fadd_rn(total, __fmul_rn(__fmul_rn(__int2float_rn(bottom_right), upper_row), upper_column));
+  float total = __fmul_rn(__fmul_rn(top_left, lower_row), lower_column);
+  total = __fadd_rn(total, __fmul_rn(__fmul_rn(bottom_left, upper_row), lower_column));
+  total = __fadd_rn(total, __fmul_rn(__fmul_rn(top_right, lower_row), upper_column));
+  return __fadd_rn(total, __fmul_rn(__fmul_rn(bottom_right, upper_row), upper_column));
 #endif
+}
+
+#if BLEND != BLEND_VALUES
+__device__ __forceinline__ int blend(int top_left, int bottom_left, int top_right, int bottom_right,
+                                     Place row, Place column) {
+  const float total = blend_values(__int2float_rn(top_left), __int2float_rn(bottom_left),
+                                   __int2float_rn(top_right), __int2float_rn(bottom_right), row, column);
   return __float2int_rz(__fadd_rn(total, 0.5f));
 }
+#endif
 
 #else
 
@@ -112,16 +128,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const long long image = pixel / out_w / out_h;
   const Place row = rows[oh];
   const Place column = columns[ow];
-  const unsigned char* const source = x + image * x_image_pitch + (LINEAR ? CODE_BYTES : 1) * first;
+  const unsigned char* const source = x + image * x_image_pitch + CHANNEL_BYTES * first;
   unsigned char* const target = y + image * y_image_pitch + static_cast<long long>(oh) * y_row_pitch +
-                                static_cast<long long>(ow) * y_pixel_pitch +
-                                (LINEAR ? CODE_BYTES : 1) * first;
+                                static_cast<long long>(ow) * y_pixel_pitch + CHANNEL_BYTES * first;
 #if LINEAR
-  const int valid = channels - first;
   const unsigned char* const top = source + static_cast<long long>(row.x) * x_row_pitch;
   const unsigned char* const bottom = source + static_cast<long long>(row.y) * x_row_pitch;
   const long long left = static_cast<long long>(column.x) * x_pixel_pitch;
   const long long right = static_cast<long long>(column.y) * x_pixel_pitch;
+#if BLEND == BLEND_VALUES
+  *reinterpret_cast<float*>(target) = blend_values(
+      *reinterpret_cast<const float*>(top + left), *reinterpret_cast<const float*>(bottom + left),
+      *reinterpret_cast<const float*>(top + right), *reinterpret_cast<const float*>(bottom + right), row,
+      column);
+#else
+  const int valid = channels - first;
   const Codes top_left = load_codes(top + left, valid, VEC == 4);
   const Codes bottom_left = load_codes(bottom + left, valid, VEC == 4);
   const Codes top_right = load_codes(top + right, valid, VEC == 4);
@@ -134,6 +155,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   }
   // A mean of codes is one: saturation has nothing to do.
   store_codes(target, pack_saturated(codes[0], codes[1], codes[2], codes[3]), valid, VEC == 4);
+#endif
 #else
   const unsigned char* const copied =
       source + static_cast<long long>(row) * x_row_pitch + static_cast<long long>(column) * x_pixel_pitch;

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from gpuq import Quant
+from gpuq.cuda.layer import Traits
+from gpuq.cuda.layout import ImageLayout
 from gpuq.cuda.transpose_conv import Phase, pack, phases
 from gpuq.errors import InputValueError
 from gpuq.numerics import Product, Rounding, Rule
@@ -106,8 +109,51 @@ def test_blocks_of_elements_are_no_blocks_of_channels() -> None:
         "RULE_V1_RIGHT",
     ]
     assert macro(uint8_spec(3, 6, activation="relu")) == "RULE_V1_RIGHT"
-    with pytest.raises(InputValueError, match="18 elements under rule v1u_block16: there is no CUDA kernel"):
-        macro(uint8_spec(3, 6))
-    # More than 16 channels, but not whole blocks of all elements.
-    with pytest.raises(InputValueError, match="17 elements"):
-        macro(uint8_spec(1, 17))
+    # 18 elements, and 17 channels of one pixel: a block each and a rest.
+    assert [macro(uint8_spec(3, 6)), macro(uint8_spec(1, 17))] == ["RULE_V1U", "RULE_V1U"]
+    layer = pack(uint8_spec(3, 6), rule, np.ones((6, 1, 1, 1), np.uint8), None)
+    one = ImageLayout.contiguous(1, 3, 1, 6)
+    names = [launch.kernel.name for launch in layer.launches(layer.choices(1, Traits(80, 4))[0], [one], one)]
+    assert names[-1] == "transpose_conv_rest_u8"
+    assert layer.rest is not None
+    with pytest.raises(InputValueError, match="TRANSPOSE_CONV: .* elements in one launch"):
+        layer.rest.launch(replace(one, images=1 << 30), one)
+
+
+@pytest.mark.slow
+def test_what_is_behind_the_last_whole_block(launcher: HostLauncher, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rule, others = Rule(Rounding.V1U_BLOCK16, Product.F32), 0
+    for case in range(scaled(40)):
+        kernel_h, kernel_w, stride_h, stride_w, images = (int(n) for n in rng.integers(1, 4, 5))
+        in_h, in_w, in_c, out_c = (int(n) for n in rng.integers(1, 6, 4))
+        in_c = int(rng.choice([in_c, 33, 70]))
+        spec = TransposeConvSpec(
+            in_h=in_h,
+            in_w=in_w,
+            in_c=in_c,
+            out_h=in_h * stride_h,
+            out_w=in_w * stride_w,
+            out_c=out_c,
+            window=Window2d(
+                kernel_h=kernel_h,
+                kernel_w=kernel_w,
+                stride_h=stride_h,
+                stride_w=stride_w,
+                pad_top=int(rng.integers(kernel_h)),
+                pad_left=int(rng.integers(kernel_w)),
+            ),
+            # Sums of small codes at a scale of 1 / 2 or 1 / 4: ties, and negative ones half of the time.
+            x_quant=Quant(0.5, 2, dtype="uint8"),
+            w_quant=Quant(0.5, 2, dtype="uint8"),
+            out_quant=Quant(float(rng.choice([0.5, 1.0])), 128, dtype="uint8"),
+            images=images,
+        )
+        weights = rng.integers(0, 5, spec.weights_shape).astype(np.uint8)
+        bias = random_bias(rng, out_c)
+        x = rng.integers(0, 5, (images * int(rng.integers(1, 3)), in_h, in_w, in_c)).astype(np.uint8)
+        want = reference(spec, rule, x, weights, bias)
+        layer = pack(spec, rule, weights, bias)
+        others += layer.rest is not None and bool((reference(spec, Rule(Rounding.V1U), x, weights, bias) != want).any())
+        run_layer(launcher, layer, [x], want, rng, f"seed {seed}, case {case}: {spec}")
+    assert others, "no rest differs from V1U"

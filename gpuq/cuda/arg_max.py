@@ -16,25 +16,27 @@ from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, contiguous_strides, folded, image_shape, run_strides
 from gpuq.numerics import Rule
 from gpuq.ops.arg_max import ArgMaxSpec
-from gpuq.ops.spec import INT64, UINT8
+from gpuq.ops.spec import FLOAT32, INT8, INT64, UINT8
 
 THREADS = 128
 # From this length on a row is a warp's.
-WARP_CODES = 64
+WARP_ELEMENTS = 64
 # Loops over the dimensions that are not compared: six and the runs, neighbours joined.
 KEPT_LOOPS = 5
 
 
-def arg_max_kernel(*, warp: bool, index: str = "int64", unsigned: bool = False, vec: int = 1) -> Kernel:
+def arg_max_kernel(*, warp: bool, index: str = "int64", dtype: np.dtype[Any] = INT8, vec: int = 1) -> Kernel:
     """arg_max.cu; its head says what the arguments mean."""
+    loads = "f32" if dtype == FLOAT32 else f"u{8 * vec}"
     return Kernel(
-        name=f"arg_max_{'warp' if warp else 'any'}_u{8 * vec}_{index}",
+        name=f"arg_max_{'warp' if warp else 'any'}_{loads}_{index}",
         source="arg_max.cu",
         entry="arg_max",
         defines=(
             ("INDEX", "long long" if index == "int64" else "int"),
             ("WARP", int(warp)),
-            ("X_UNSIGNED", int(unsigned)),
+            ("X_FLOAT", int(dtype == FLOAT32)),
+            ("X_UNSIGNED", int(dtype == UINT8)),
             ("VEC", vec),
             ("THREADS", THREADS),
         ),
@@ -42,10 +44,13 @@ def arg_max_kernel(*, warp: bool, index: str = "int64", unsigned: bool = False, 
     )
 
 
-KERNELS = tuple(
-    arg_max_kernel(warp=warp, index=index, vec=vec)
-    for index in ("int64", "int32")
-    for warp, vec in ((True, 4), (True, 1), (False, 1))
+KERNELS = (
+    *(
+        arg_max_kernel(warp=warp, index=index, vec=vec)
+        for index in ("int64", "int32")
+        for warp, vec in ((True, 4), (True, 1), (False, 1))
+    ),
+    *(arg_max_kernel(warp=warp, dtype=FLOAT32) for warp in (True, False)),
 )
 
 
@@ -86,14 +91,15 @@ class ArgMaxLayer(OnlyWayLayer):
             raise spec.fail(f"{outputs} outputs in one launch; the limit is 2^31 - 1, use a smaller batch")
         kept_strides = (*x_strides[: spec.axis + 1], *x_strides[spec.axis + 2 :])
         kept = folded(sizes, kept_strides, contiguous_strides(sizes))
-        warp = stride == 1 and compared >= WARP_CODES
+        warp = stride == x.itemsize and compared >= WARP_ELEMENTS
         distances = (x.misalignment + x.offset, *(each.strides[0] for each in kept))
-        vec = 4 if warp and alignment(compared, *distances, largest=4) == 4 else 1
+        is_words = x.itemsize == 1 and alignment(compared, *distances, largest=4) == 4
+        vec = 4 if warp and is_words else 1
         loops = [*reversed(kept), *[Dimension(1, (0, 0))] * (KEPT_LOOPS - len(kept))]
         index = "int64" if spec.out_dtype == INT64 else "int32"
         return [
             Launch(
-                arg_max_kernel(warp=warp, index=index, unsigned=spec.activation_dtype == UINT8, vec=vec),
+                arg_max_kernel(warp=warp, index=index, dtype=spec.dtype, vec=vec),
                 (-(-outputs * (32 if warp else 1) // THREADS), 1, 1),
                 (
                     x.slot("x"),

@@ -1,4 +1,4 @@
-"""BATCH_MATMUL of int8 codes (dp4a) and of int16: either operand an activation or a constant, either transposed."""
+"""BATCH_MATMUL of int8 codes (dp4a), int16 or float32: either operand an activation or a constant, either transposed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.cuda.epilogue import epilogue_defines, pack_factors
-from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
+from gpuq.cuda.kernel import Argument, Kernel, Launch, Slot, int32s
 from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer, slot_name
 from gpuq.cuda.layout import ImageLayout
 from gpuq.cuda.strides import Dimension, contiguous_strides, folded
 from gpuq.numerics import Rule
-from gpuq.ops.batch_matmul import BatchMatmulSpec
+from gpuq.ops.batch_matmul import BatchMatmulShapes, BatchMatmulSpec
+from gpuq.ops.float32.weighted import FloatBatchMatmulSpec
 from gpuq.ops.spec import INT8, INT16, Shape
 
 THREADS = 256
@@ -36,7 +37,7 @@ def batch_matmul_kernel(rule: str = "RULE_V1_RIGHT") -> Kernel:
     )
 
 
-def batch_matmul_int16_kernel(b_dtype: np.dtype[Any] = INT16) -> Kernel:
+def int16_kernel(b_dtype: np.dtype[Any] = INT16) -> Kernel:
     """batch_matmul_int16.cu; its head says what the arguments mean."""
     return Kernel(
         name=f"batch_matmul_int16_{b_dtype}_64x64",
@@ -47,28 +48,32 @@ def batch_matmul_int16_kernel(b_dtype: np.dtype[Any] = INT16) -> Kernel:
     )
 
 
-KERNELS = (batch_matmul_kernel(), batch_matmul_int16_kernel(), batch_matmul_int16_kernel(INT8))
+def float_kernel() -> Kernel:
+    """batch_matmul_float32.cu; its head says what the arguments mean."""
+    return Kernel("batch_matmul_float32", "batch_matmul_float32.cu", "batch_matmul_float32", (), (THREADS, 1, 1))
+
+
+KERNELS = (batch_matmul_kernel(), int16_kernel(), int16_kernel(INT8), float_kernel())
 
 
 @dataclass(frozen=True, eq=False)
-class BatchMatmulLayer(OnlyWayLayer):
-    """A packed layer.
+class FloatBatchMatmulLayer(OnlyWayLayer):
+    """A product of two float32 tensors; the base of that of codes.
 
     Attributes:
-        factors: one factor as the rule reads it.
-        rule: the macro of kernels_cuda/requantize.cuh.
         operands: each operand that is constant, None of an activation.
     """
 
-    spec: BatchMatmulSpec
-    factors: npt.NDArray[Any]
-    rule: str
+    spec: BatchMatmulShapes
     operands: tuple[npt.NDArray[Any] | None, npt.NDArray[Any] | None]
 
     @property
+    def kernel(self) -> Kernel:
+        return float_kernel()
+
+    @property
     def constants(self) -> Mapping[str, npt.NDArray[Any]]:
-        given = {f"c{i}": operand for i, operand in enumerate(self.operands) if operand is not None}
-        return {"factors": self.factors, **given}
+        return {f"c{i}": operand for i, operand in enumerate(self.operands) if operand is not None}
 
     @property
     def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
@@ -81,13 +86,17 @@ class BatchMatmulLayer(OnlyWayLayer):
 
     @property
     def name(self) -> str:
-        return self._kernel.name
+        return self.kernel.name
 
     @property
-    def _kernel(self) -> Kernel:
-        if self.spec.activation_dtype == INT16:
-            return batch_matmul_int16_kernel(self.spec.b_quant.dtype)
-        return batch_matmul_kernel(self.rule)
+    def memory_behind(self) -> tuple[Argument, ...]:
+        """Arguments between the operands and the output."""
+        return ()
+
+    @property
+    def numbers_behind(self) -> tuple[Argument, ...]:
+        """Arguments behind the shapes."""
+        return ()
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         spec = self.spec
@@ -116,39 +125,75 @@ class BatchMatmulLayer(OnlyWayLayer):
         blocks = math.prod(sizes) * row_tiles * column_tiles
         if blocks >= 1 << 31:
             raise spec.fail(f"{blocks} blocks in one launch; the limit is 2^31 - 1, use a smaller batch")
-        out = spec.out_quant
-        # Beside int16 there are none but 0, and the whole range.
-        zero_points_and_bounds = int32s(
-            *(spec.a_quant.scalar_zero_point(), spec.b_quant.scalar_zero_point()),
-            *(out.scalar_zero_point(), out.qmin, out.qmax),
-        )
         return [
             Launch(
-                self._kernel,
+                self.kernel,
                 (blocks, 1, 1),
                 (
-                    *(*memory, Slot("factors"), output.slot("y")),
+                    *(*memory, *self.memory_behind, output.slot("y")),
                     *int32s(rows, columns, depth, row_tiles, column_tiles, a_row, a_step, b_step, b_column),
                     *int32s(*(loop.size for loop in loops[: BATCH_LOOPS - 1])),
                     *(np.int64(loop.strides[tensor]) for tensor in range(2) for loop in loops),
-                    *(() if spec.activation_dtype == INT16 else zero_points_and_bounds),
+                    *self.numbers_behind,
                 ),
             )
         ]
 
 
+@dataclass(frozen=True, eq=False)
+class BatchMatmulLayer(FloatBatchMatmulLayer):
+    """A packed layer of codes.
+
+    Attributes:
+        factors: one factor as the rule reads it.
+        rule: the macro of kernels_cuda/requantize.cuh.
+    """
+
+    spec: BatchMatmulSpec
+    factors: npt.NDArray[Any]
+    rule: str
+
+    @property
+    def kernel(self) -> Kernel:
+        if self.spec.activation_dtype == INT16:
+            return int16_kernel(self.spec.b_quant.dtype)
+        return batch_matmul_kernel(self.rule)
+
+    @property
+    def constants(self) -> Mapping[str, npt.NDArray[Any]]:
+        return {"factors": self.factors, **super().constants}
+
+    @property
+    def memory_behind(self) -> tuple[Argument, ...]:
+        return (Slot("factors"),)
+
+    @property
+    def numbers_behind(self) -> tuple[Argument, ...]:
+        spec, out = self.spec, self.spec.out_quant
+        if spec.activation_dtype == INT16:
+            # Zero points are 0, and the range is whole.
+            return ()
+        zero_points = (quant.scalar_zero_point() for quant in (spec.a_quant, spec.b_quant, out))
+        return int32s(*zero_points, out.qmin, out.qmax)
+
+
 def _batch_strides(shape: Shape, rank: int) -> tuple[int, ...]:
-    """Strides, in codes, of the dimensions before the matrices', 0 where they are broadcast."""
+    """Strides in elements of the dimensions before the matrices', 0 where they are broadcast."""
     own = zip(shape[:-2], contiguous_strides(shape)[:-2], strict=True)
     return (*(0,) * (rank - len(shape) + 2), *(0 if size == 1 else stride for size, stride in own))
 
 
-def pack(spec: BatchMatmulSpec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -> BatchMatmulLayer:
+def pack(
+    spec: BatchMatmulSpec | FloatBatchMatmulSpec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]
+) -> FloatBatchMatmulLayer:
     """Packs a layer.
 
     Args:
-        constants: codes of each operand that is constant; None of an activation.
+        constants: each operand that is constant; None of an activation.
     """
+    a, b = (None if each is None else np.ascontiguousarray(each) for each in constants)
+    if isinstance(spec, FloatBatchMatmulSpec):
+        return FloatBatchMatmulLayer(spec, (a, b))
     depth = spec.a_shape[-2] if spec.adj_x else spec.a_shape[-1]
     reach = [
         max(quant.scalar_zero_point() - quant.qmin, quant.qmax - quant.scalar_zero_point())
@@ -165,5 +210,4 @@ def pack(spec: BatchMatmulSpec, rule: Rule, constants: Sequence[npt.NDArray[Any]
         spec.out_quant.scalar_zero_point(),
         can_clear=False,
     )
-    a, b = (None if each is None else np.ascontiguousarray(each) for each in constants)
-    return BatchMatmulLayer(spec, factors, macro, (a, b))
+    return BatchMatmulLayer(spec, (a, b), factors, macro)

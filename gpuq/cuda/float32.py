@@ -2,12 +2,12 @@
 
 | file in kernels_cuda/ | operators                                             |
 |-----------------------|-------------------------------------------------------|
-| conv2d_float32.cu     | CONV_2D, FULLY_CONNECTED                              |
+| conv2d_float32.cu     | CONV_2D, FULLY_CONNECTED, TRANSPOSE_CONV (by phases)  |
 | window_float32.cu     | DEPTHWISE_CONV_2D, AVERAGE_POOL_2D, MAX_POOL_2D       |
 | rows_float32.cu       | SOFTMAX, L2_NORMALIZATION, LOGISTIC                   |
 
-The others are in cuda/numbers.py and cuda/reduce_numbers.py. Where a runtime leaves the order of sums open
-(FLOAT32_BLAS), it is the reference kernels' here.
+The others are in cuda/numbers.py, reduce_numbers.py, batch_matmul.py, arg_max.py and resize.py. Where a runtime leaves
+the order of sums open (FLOAT32_BLAS), it is the reference kernels' here.
 """
 
 from __future__ import annotations
@@ -297,5 +297,15 @@ def _pack_weighted(
     if isinstance(geometry, FloatFullyConnectedSpec):
         window = Window2d(kernel_h=1, kernel_w=1)
         geometry = FloatConv2dSpec(in_h=1, in_w=1, in_c=geometry.in_c, out_c=geometry.out_c, window=window)
-    rows = np.ascontiguousarray(weights.reshape(geometry.out_c, -1))
+    return conv2d_layer(spec, geometry, weights, bias)
+
+
+def conv2d_layer(
+    spec: FloatConv2dSpec | FloatFullyConnectedSpec,
+    geometry: FloatConv2dSpec,
+    weights: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | None,
+) -> FloatConv2dLayer:
+    """A convolution; weights (O, ...) as OHWI, or (O, 0): then nothing is summed but the bias."""
+    rows = np.ascontiguousarray(weights.reshape(geometry.out_c, -1 if weights.size else 0))
     return FloatConv2dLayer(spec, conv2d_kernel(), geometry, rows, bias)

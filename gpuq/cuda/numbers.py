@@ -32,6 +32,7 @@ DIMENSIONS = 6
 _UNARY: Mapping[str, tuple[str, tuple[float, float] | None]] = MappingProxyType(
     {
         "ABS": ("Abs", None),
+        "ELU": ("Elu", None),
         "HARD_SWISH": ("HardSwish", None),
         "LEAKY_RELU": ("LeakyRelu", None),
         "RELU": ("Same", (0.0, math.inf)),
@@ -40,6 +41,7 @@ _UNARY: Mapping[str, tuple[str, tuple[float, float] | None]] = MappingProxyType(
         "RELU_N1_TO_1": ("Same", (-1.0, 1.0)),
         "RSQRT": ("Rsqrt", None),
         "SQRT": ("Sqrt", None),
+        "TANH": ("Tanh", None),
     }
 )
 _C_TYPES: Mapping[str, str] = MappingProxyType({"bool": "uint8_t", "float32": "float"})
@@ -89,7 +91,10 @@ def numbers_kernel(function: Function) -> Kernel:
 
 _INT32, _INT64 = np.dtype(np.int32), np.dtype(np.int64)
 KERNELS = (
-    *(numbers_kernel(Function(_title(op), (FLOAT32,), FLOAT32)) for op in ("ABS", "HARD_SWISH", "RSQRT", "SQRT")),
+    *(
+        numbers_kernel(Function(_title(op), (FLOAT32,), FLOAT32))
+        for op in ("ABS", "ELU", "HARD_SWISH", "RSQRT", "SQRT", "TANH")
+    ),
     *(
         numbers_kernel(Function(_title(op), (dtype, dtype), dtype))
         for op in ("ADD", "MUL", "SQUARED_DIFFERENCE", "MAXIMUM")

@@ -53,6 +53,7 @@ from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.dequantize import DequantizeSpec
 from gpuq.ops.float32.movement import PlainConcatenationSpec, PlainPadSpec
+from gpuq.ops.float32.weighted import FloatBatchMatmulSpec, FloatTransposeConvSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.hybrid import HybridSpec
 from gpuq.ops.l2_normalization import L2NormalizationSpec
@@ -60,9 +61,9 @@ from gpuq.ops.movement import MovementSpec
 from gpuq.ops.pad import PadSpec
 from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.reduce import ReduceSpec
-from gpuq.ops.resize_bilinear import ResizeBilinearSpec, ResizeSpec
+from gpuq.ops.resize_bilinear import ResizeSpec
 from gpuq.ops.softmax import SoftmaxSpec
-from gpuq.ops.spec import FLOAT32, INT16, Shape, Spec
+from gpuq.ops.spec import INT16, Shape, Spec
 from gpuq.ops.svdf import SvdfSpec
 from gpuq.ops.transpose_conv import TransposeConvSpec
 
@@ -162,8 +163,6 @@ def layer_of(
             out (a missing bias).
         followers: what runs in the same kernel, behind a convolution.
     """
-    if isinstance(spec, ResizeBilinearSpec | ArgMaxSpec) and spec.activation_dtype == FLOAT32:
-        raise spec.fail("there is no CUDA kernel for plain numbers")
     fusion = fusing.pack(followers) if followers else None
     if isinstance(spec, Conv2dSpec):
         return _conv2d_layer(spec, rule, *weights_and_bias(spec, constants), fusion)
@@ -180,7 +179,7 @@ def layer_of(
     spec.require(fusion is None, "nothing can follow in its kernel")
     if isinstance(spec, HybridSpec):
         return hybrid.pack(spec, rule, *weights_and_bias(spec, constants))
-    if isinstance(spec, TransposeConvSpec):
+    if isinstance(spec, TransposeConvSpec | FloatTransposeConvSpec):
         return transpose_conv.pack(spec, rule, *weights_and_bias(spec, constants))
     if isinstance(spec, QuantizeSpec | DequantizeSpec) or elementwise.is_map(spec):
         return elementwise.pack(spec, rule)
@@ -194,7 +193,7 @@ def layer_of(
         return copy.pack_concatenation(spec, rule, constants)
     if isinstance(spec, MovementSpec):
         return movement.pack(spec, rule, constants)
-    if isinstance(spec, BatchMatmulSpec):
+    if isinstance(spec, BatchMatmulSpec | FloatBatchMatmulSpec):
         return batch_matmul.pack(spec, rule, constants)
     if isinstance(spec, SvdfSpec):
         return svdf.pack(spec, rule, constants)
@@ -247,7 +246,7 @@ def takes_pitches(layer: Layer) -> bool:
         layer,
         SeveralOutputs
         | arg_max.ArgMaxLayer
-        | batch_matmul.BatchMatmulLayer
+        | batch_matmul.FloatBatchMatmulLayer
         | binary.BlockwiseLayer
         | elementwise.AffineLayer
         | float32.FloatRowsLayer

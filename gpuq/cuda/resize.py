@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,37 +16,46 @@ from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec, ResizeSpec, float_positions, integer_positions, q11_positions
 from gpuq.ops.resize_nearest_neighbor import ResizeNearestNeighborSpec, nearest_indices
-from gpuq.ops.spec import INT8, INT16, UINT8
+from gpuq.ops.spec import FLOAT32, INT8, INT16, UINT8
 
 THREADS = 256
 
 
-# How resize.cu blends under each rule of RESIZE_BILINEAR, and of what types codes may be.
+class Blend(NamedTuple):
+    """How resize.cu blends: its macro, its part of a kernel's name, and what pixels may be."""
+
+    macro: str
+    name: str
+    dtypes: tuple[np.dtype[Any], ...]
+
+
 BLENDS = {
-    Rounding.EXACT: ("s32", (INT8, INT16)),
-    Rounding.EXACT_UP: ("s32_up", (INT8,)),
-    Rounding.Q11: ("q11", (INT8, UINT8)),
-    Rounding.AFFINE_F32: ("f32", (UINT8,)),
-    Rounding.AFFINE_F32_PIXEL: ("f32_pixel", (UINT8,)),
+    Rounding.EXACT: Blend("BLEND_EXACT", "s32", (INT8, INT16)),
+    Rounding.EXACT_UP: Blend("BLEND_EXACT_UP", "s32_up", (INT8,)),
+    Rounding.Q11: Blend("BLEND_Q11", "q11", (INT8, UINT8)),
+    Rounding.AFFINE_F32: Blend("BLEND_F32", "f32", (UINT8,)),
+    Rounding.AFFINE_F32_PIXEL: Blend("BLEND_F32_PIXEL", "f32_pixel", (UINT8,)),
+    Rounding.FLOAT32: Blend("BLEND_VALUES", "values", (FLOAT32,)),
 }
-MACROS = {rounding: f"BLEND_{rounding.name.removeprefix('AFFINE_')}" for rounding in BLENDS}
+"""By the rule of RESIZE_BILINEAR."""
 
 
 def resize_kernel(rounding: Rounding | None = None, *, dtype: np.dtype[Any] = INT8, vec: int = 4) -> Kernel:
     """resize.cu; its head says what the arguments mean. Without a rule the nearest pixel."""
-    linear = rounding is not None
-    way = "nearest"
-    if rounding is not None:
-        blend, dtypes = BLENDS[rounding]
-        way = f"bilinear_{blend}" + ("_unsigned" if dtype == UINT8 and len(dtypes) > 1 else type_name(dtype))
+    way, blend, load = "nearest", BLENDS[rounding or Rounding.EXACT], f"u{8 * vec}"
+    if dtype == FLOAT32:
+        way, load = "bilinear", "f32"
+    elif rounding is not None:
+        both = dtype == UINT8 and len(blend.dtypes) > 1
+        way = f"bilinear_{blend.name}" + ("_unsigned" if both else type_name(dtype))
     return Kernel(
-        name=f"resize_{way}_u{8 * vec}",
+        name=f"resize_{way}_{load}",
         source="resize.cu",
         entry="resize",
         defines=(
-            ("LINEAR", int(linear)),
-            ("BLEND", "BLEND_EXACT" if rounding is None else MACROS[rounding]),
-            *code_defines(dtype),
+            ("LINEAR", int(rounding is not None)),
+            ("BLEND", blend.macro),
+            *code_defines(INT8 if dtype == FLOAT32 else dtype),
             ("VEC", vec),
             ("THREADS", THREADS),
         ),
@@ -58,9 +67,9 @@ KERNELS = (
     *(resize_kernel(vec=vec) for vec in (16, 4, 1)),
     *(
         resize_kernel(rounding, dtype=dtype, vec=vec)
-        for rounding, (_, dtypes) in BLENDS.items()
-        for dtype in dtypes
-        for vec in (4, 1)
+        for rounding, blend in BLENDS.items()
+        for dtype in blend.dtypes
+        for vec in ((1,) if dtype == FLOAT32 else (4, 1))
     ),
 )
 
@@ -111,6 +120,8 @@ class ResizeLayer(OnlyWayLayer):
         shared = alignment(channels * unit, x.alignment(), output.alignment(), largest=largest) // unit
         vec = 16 if shared == 16 else 4 if shared >= 4 else 1
         chunks = -(-channels // max(vec, 4))
+        if self.is_linear and dtype == FLOAT32:
+            vec, chunks = 1, channels
         threads = x.images * spec.out_h * spec.out_w * chunks
         if threads >= 1 << 31:
             raise spec.fail(f"{threads} words in one launch; the limit is 2^31 - 1, use a smaller batch")
@@ -135,7 +146,7 @@ class ResizeLayer(OnlyWayLayer):
 
 def _places(spec: ResizeBilinearSpec, rounding: Rounding, in_size: int, out_size: int) -> npt.NDArray[np.int32]:
     """(out_size, 4): lower and upper index, weights of the upper and of the lower one."""
-    if rounding in (Rounding.AFFINE_F32, Rounding.AFFINE_F32_PIXEL):
+    if rounding in (Rounding.AFFINE_F32, Rounding.AFFINE_F32_PIXEL, Rounding.FLOAT32):
         lower, upper, weight = float_positions(spec, in_size, out_size)
         rest = np.float32(1) - weight
         bits = [np.ascontiguousarray(each, np.float32).view(np.int32) for each in (weight, rest)]
@@ -149,7 +160,7 @@ def pack(spec: ResizeBilinearSpec | ResizeNearestNeighborSpec, rule: Rule) -> Re
     """The tables of a layer."""
     rounding = rule.rounding
     if isinstance(spec, ResizeBilinearSpec):
-        if rounding not in BLENDS or spec.dtype not in BLENDS[rounding][1]:
+        if rounding not in BLENDS or spec.dtype not in BLENDS[rounding].dtypes:
             raise spec.fail(f"there is no CUDA kernel for rule {rounding.value}")
         rows, columns = (
             _places(spec, rounding, *sizes) for sizes in ((spec.in_h, spec.out_h), (spec.in_w, spec.out_w))

@@ -3,7 +3,11 @@
 Of output row s * q + p, with stride s and phase p, only the taps kh count for which p + pad - kh is a multiple of s;
 with kh = first + s * t they see input row q + d - t, d = (p + pad - first) / s. Turned round, that is a convolution of
 stride 1 over as many rows, whose window begins d - (taps - 1) rows after q: pads where that is before the image, input
-left out where it is behind its first row. Each phase writes its pixels into the output, s apart.
+left out where it is behind its first row. Each phase writes its pixels into the output, s apart. Taps come in the order
+in which the reference kernels meet an output pixel, so that sums of float32 have their bits, too.
+
+Rule v1u_block16 goes by the place of an element in its run: phases take V1U, and what is behind the last whole block is
+made again by V1 (transpose_conv_rest.cu).
 """
 
 from __future__ import annotations
@@ -16,17 +20,23 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.cuda import conv2d, conv2d_int16
+from gpuq.cuda import conv2d, conv2d_int16, float32
 from gpuq.cuda.conv2d import Conv2dLayer
 from gpuq.cuda.conv2d_int16 import Conv2dInt16Layer
-from gpuq.cuda.kernel import Launch, Slot, renamed
+from gpuq.cuda.epilogue import epilogue_defines
+from gpuq.cuda.float32 import FloatConv2dLayer
+from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s, renamed
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.conv2d import Conv2dSpec, check_weights
-from gpuq.ops.spec import INT16
+from gpuq.ops.float32 import weighted
+from gpuq.ops.float32.weighted import FloatConv2dSpec, FloatTransposeConvSpec
+from gpuq.ops.spec import INT16, UINT8
 from gpuq.ops.transpose_conv import TransposeConvSpec
 from gpuq.ops.window import Window2d
+
+Part = Conv2dLayer | Conv2dInt16Layer | FloatConv2dLayer
 
 
 @dataclass(frozen=True)
@@ -80,12 +90,83 @@ class TransposeConvChoice:
         return f"{self.parts[0].name}_phases{len(self.parts)}"
 
 
+THREADS = 128
+BLOCK = 16
+"""Elements of a whole block of rule v1u_block16."""
+
+
+def rest_kernel() -> Kernel:
+    """transpose_conv_rest.cu; its head says what the arguments mean."""
+    return Kernel(
+        name="transpose_conv_rest_u8",
+        source="transpose_conv_rest.cu",
+        entry="transpose_conv_rest",
+        defines=(("THREADS", THREADS), *epilogue_defines("RULE_V1", UINT8, clamps=True)),
+        threads=(THREADS, 1, 1),
+    )
+
+
+KERNELS = (rest_kernel(),)
+
+
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """The elements of a run behind its last whole block, by V1.
+
+    Attributes:
+        weights: OHWI codes.
+        bias: (O,).
+        factor: (multiplier, shift).
+        bounds: of the activation, in codes.
+    """
+
+    spec: TransposeConvSpec
+    weights: npt.NDArray[np.uint8]
+    bias: npt.NDArray[np.int32]
+    factor: tuple[int, int]
+    bounds: tuple[int, int]
+
+    @property
+    def constants(self) -> Mapping[str, npt.NDArray[Any]]:
+        return {"rest/weights": self.weights, "rest/bias": self.bias}
+
+    def launch(self, x: ImageLayout, y: ImageLayout) -> Launch:
+        """Behind those of the phases."""
+        spec, window = self.spec, self.spec.window
+        rest = spec.run_elements % BLOCK
+        elements = x.images // spec.images * rest
+        blocks = -(-elements * 32 // THREADS)
+        if max(4 * blocks, spec.run_elements) >= 1 << 31:
+            raise spec.fail(f"{elements} elements of {spec.run_elements} in one launch; use a smaller batch")
+        quants = (spec.x_quant, spec.w_quant, spec.out_quant)
+        return Launch(
+            rest_kernel(),
+            (blocks, 1, 1),
+            (
+                x.slot("x"),
+                np.int64(x.image_pitch),
+                *int32s(x.row_pitch, x.pixel_pitch),
+                Slot("rest/weights"),
+                Slot("rest/bias"),
+                y.slot("y"),
+                np.int64(y.image_pitch),
+                *int32s(y.row_pitch, y.pixel_pitch, elements),
+                *int32s(spec.run_elements - rest, rest, spec.images),
+                *int32s(spec.in_h, spec.in_w, spec.in_c, spec.out_h, spec.out_w, spec.out_c),
+                *int32s(window.kernel_h, window.kernel_w, window.stride_h, window.stride_w),
+                *int32s(window.pad_top, window.pad_left, *self.factor),
+                *int32s(*(quant.scalar_zero_point() for quant in quants), *self.bounds),
+            ),
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class TransposeConvLayer:
     """A packed layer: a convolution for each phase of rows and columns."""
 
-    spec: TransposeConvSpec
-    parts: tuple[tuple[Phase, Phase, Conv2dLayer | Conv2dInt16Layer], ...]
+    spec: TransposeConvSpec | FloatTransposeConvSpec
+    parts: tuple[tuple[Phase, Phase, Part], ...]
+    rest: Rest | None = None
     constants: Mapping[str, npt.NDArray[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +175,7 @@ class TransposeConvLayer:
             for number, (_, _, layer) in enumerate(self.parts)
             for name, array in layer.constants.items()
         }
-        object.__setattr__(self, "constants", constants)
+        object.__setattr__(self, "constants", constants | (dict(self.rest.constants) if self.rest else {}))
 
     @property
     def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
@@ -129,59 +210,102 @@ class TransposeConvLayer:
             own = layer.launches(part, [seen], made)
             there = {name: Slot(f"{number}/{name}") for name in layer.constants}
             launches += [renamed(launch, there) for launch in own]
-        return launches
+        return launches if self.rest is None else [*launches, self.rest.launch(x, output)]
 
 
 def pack(
-    spec: TransposeConvSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[Any] | None
+    spec: TransposeConvSpec | FloatTransposeConvSpec,
+    rule: Rule,
+    weights: npt.NDArray[Any],
+    bias: npt.NDArray[Any] | None,
 ) -> TransposeConvLayer:
     """Packs a layer's constants.
 
     Args:
-        weights: OHWI codes.
-        bias: (O,) of the spec's bias_dtype, or None.
+        weights: OHWI codes, or float32.
+        bias: (O,) of the spec's bias_dtype, or float32; or None.
     """
-    check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
-    if rule.rounding is Rounding.V1U_BLOCK16:
-        # Blocks of elements, not of channels.
-        act_min, _ = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
-        cuts_negative = act_min >= spec.out_quant.scalar_zero_point()
-        rounding = numerics.of_channels(rule.rounding, spec.run_elements, cuts_negative=cuts_negative)
-        if rounding is Rounding.V1U_BLOCK16:
-            raise spec.fail(f"{spec.run_elements} elements under rule {rounding.value}: there is no CUDA kernel for it")
-        rule = replace(rule, rounding=rounding)
+    rest = None
+    if isinstance(spec, FloatTransposeConvSpec):
+        weighted.check_weights(spec, weights, bias)
+        # Phases multiply them by pixels outside the image, which are 0.
+        spec.require(bool(np.isfinite(weights).all()), "on a GPU weights must be finite")
+    else:
+        check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
+        rule, rest = _by_place(spec, rule, weights, bias)
     window = spec.window
     rows = phases(spec.in_h, spec.out_h, window.kernel_h, window.stride_h, window.pad_top)
     columns = phases(spec.in_w, spec.out_w, window.kernel_w, window.stride_w, window.pad_left)
     parts = []
     for row in rows:
         for column in columns:
-            if row.taps and column.taps:
-                taps = np.ascontiguousarray(weights[:, row.taps][:, :, column.taps])
-            else:
-                # The weights' real 0, at one tap.
-                shape = (spec.out_c, max(1, len(row.taps)), max(1, len(column.taps)), spec.in_c)
-                zero_points = np.broadcast_to(spec.w_quant.zero_points.reshape(-1, 1, 1, 1), shape)
-                taps = np.ascontiguousarray(zero_points, weights.dtype)
-            part = Conv2dSpec(
-                in_h=row.size,
-                in_w=column.size,
-                in_c=spec.in_c,
-                out_c=spec.out_c,
-                window=Window2d(
-                    kernel_h=taps.shape[1],
-                    kernel_w=taps.shape[2],
-                    pad_top=row.pad_before,
-                    pad_bottom=row.pad_after,
-                    pad_left=column.pad_before,
-                    pad_right=column.pad_after,
-                ),
-                x_quant=spec.x_quant,
-                w_quant=spec.w_quant,
-                out_quant=spec.out_quant,
-                activation=spec.activation,
-                bias_dtype=spec.bias_dtype,
-            )
-            pack_part = conv2d_int16.pack if spec.activation_dtype == INT16 else conv2d.pack
-            parts.append((row, column, pack_part(part, rule, taps, bias)))
-    return TransposeConvLayer(spec, tuple(parts))
+            taps = np.ascontiguousarray(weights[:, row.taps][:, :, column.taps])
+            parts.append((row, column, _part(spec, rule, row, column, taps, bias)))
+    return TransposeConvLayer(spec, tuple(parts), rest)
+
+
+def _by_place(
+    spec: TransposeConvSpec, rule: Rule, weights: npt.NDArray[Any], bias: npt.NDArray[Any] | None
+) -> tuple[Rule, Rest | None]:
+    """(the rule of the phases, what is made again behind them)."""
+    if rule.rounding is not Rounding.V1U_BLOCK16:
+        return rule, None
+    act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
+    cuts_negative = act_min >= spec.out_quant.scalar_zero_point()
+    rounding = numerics.of_channels(rule.rounding, spec.run_elements, cuts_negative=cuts_negative)
+    if rounding is not Rounding.V1U_BLOCK16:
+        return replace(rule, rounding=rounding), None
+    (real,) = numerics.real_multipliers(
+        spec.x_quant.scalar_scale(), spec.w_quant.scales, spec.out_quant.scalar_scale(), rule.product
+    )
+    own_bias = np.zeros(spec.out_c, np.int32) if bias is None else np.ascontiguousarray(bias.reshape(-1))
+    factor = numerics.quantize_multiplier(real)
+    rest = Rest(spec, np.ascontiguousarray(weights), own_bias, factor, (act_min, act_max))
+    return replace(rule, rounding=Rounding.V1U), rest
+
+
+def _part(
+    spec: TransposeConvSpec | FloatTransposeConvSpec,
+    rule: Rule,
+    row: Phase,
+    column: Phase,
+    taps: npt.NDArray[Any],
+    bias: npt.NDArray[Any] | None,
+) -> Part:
+    """The convolution of one phase; taps: its own weights, perhaps none."""
+    window = Window2d(
+        kernel_h=max(1, len(row.taps)),
+        kernel_w=max(1, len(column.taps)),
+        pad_top=row.pad_before,
+        pad_bottom=row.pad_after,
+        pad_left=column.pad_before,
+        pad_right=column.pad_after,
+    )
+    if isinstance(spec, FloatTransposeConvSpec):
+        geometry = FloatConv2dSpec(
+            in_h=row.size,
+            in_w=column.size,
+            in_c=spec.in_c,
+            out_c=spec.out_c,
+            window=window,
+            activation=spec.activation,
+        )
+        return float32.conv2d_layer(geometry, geometry, taps, bias)
+    part = Conv2dSpec(
+        in_h=row.size,
+        in_w=column.size,
+        in_c=spec.in_c,
+        out_c=spec.out_c,
+        window=window,
+        x_quant=spec.x_quant,
+        w_quant=spec.w_quant,
+        out_quant=spec.out_quant,
+        activation=spec.activation,
+        bias_dtype=spec.bias_dtype,
+    )
+    if not taps.size:
+        # The weights' real 0, at one tap of each dimension that has none.
+        zero_points = np.broadcast_to(spec.w_quant.zero_points.reshape(-1, 1, 1, 1), part.weights_shape)
+        taps = np.ascontiguousarray(zero_points, taps.dtype)
+    pack_part = conv2d_int16.pack if spec.activation_dtype == INT16 else conv2d.pack
+    return pack_part(part, rule, taps, bias)

@@ -1,4 +1,4 @@
-"""ARG_MAX: the index of the largest code along one dimension; the first one wins.
+"""ARG_MAX: the index of the largest element along one dimension; the first one wins.
 
 Source: LiteRT tflite/kernels/arg_min_max.cc.
 """
@@ -22,7 +22,7 @@ class ArgMaxSpec(Spec):
     Args:
         x_shape: shape of one run.
         axis: in [0, rank).
-        dtype: int8 or uint8.
+        dtype: int8, uint8 or float32.
         out_dtype: int32 or int64.
     """
 
@@ -48,6 +48,6 @@ class ArgMaxSpec(Spec):
 
 
 def reference(spec: ArgMaxSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(N, *x_shape) codes: (N, *output_shape) indices."""
+    """(N, *x_shape): (N, *output_shape) indices."""
     indices = np.asarray(np.argmax(run_shape(x, spec.x_shape), axis=spec.axis + 1), spec.out_dtype)
     return indices.reshape(-1, *spec.output_shape)

@@ -1,7 +1,7 @@
 """Operators on float32 elements, one tensor or two, and ADD, SUB, MUL, DIV, FLOOR_DIV on plain integers.
 
 Every step is float32's, as the reference kernels write it. TANH, and ELU below 0, are computed in float64 and rounded
-once: glibc's tanhf and expm1f lie within 2 ulps of that. Integers wrap.
+once to the nearest: glibc's tanhf and expm1f lie within 2 ulps of that. Integers wrap.
 
 Sources: LiteRT f67457790, tflite/kernels/{activations,elementwise,div,floor_div,squared_difference}.cc,
 internal/reference/{add,sub,mul,div,logistic,tanh,hard_swish,leaky_relu,prelu}.h.
@@ -20,7 +20,7 @@ from gpuq.errors import InputValueError
 from gpuq.numerics import Rule
 from gpuq.ops.broadcast import BroadcastSpec
 from gpuq.ops.float32.activation import check_activation, clamp
-from gpuq.ops.float32.exponential import expf
+from gpuq.ops.float32.exponential import expf, expm1, tanhf
 from gpuq.ops.spec import FLOAT32, INT32, INT64, Shape, Spec
 from gpuq.quant import first_index
 
@@ -41,12 +41,8 @@ def _hard_swish(x: Array) -> Array:
 
 
 def _elu(x: Array) -> Array:
-    exact = np.minimum(x, 0).astype(np.float64)
-    return np.where(x < 0, np.expm1(exact).astype(np.float32), x)
-
-
-def _tanh(x: Array) -> Array:
-    return np.asarray(np.tanh(x.astype(np.float64)), np.float32)
+    below = expm1(np.clip(x, -40, 0).astype(np.float64))
+    return np.where(x < 0, below.astype(np.float32), x)
 
 
 def _rsqrt(x: Array) -> Array:
@@ -80,7 +76,7 @@ UNARY: dict[str, Callable[[Array], Array]] = {
     "RELU_N1_TO_1": _relu_n1_to_1,
     "RSQRT": _rsqrt,
     "SQRT": np.sqrt,
-    "TANH": _tanh,
+    "TANH": tanhf,
 }
 """What each operator of one float32 tensor computes, by its TFLite name."""
 
