@@ -7,15 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from gpuq.cuda.conv2d import (
-    DIRECT_TILES,
-    IGEMM_TILES,
-    PADDED_K,
-    Conv2dChoice,
-    choices,
-    k_table,
-    pack,
-)
+from gpuq.cuda.conv2d import DIRECT_TILES, IGEMM_TILES, Conv2dChoice, choices, pack
+from gpuq.cuda.conv2d_gemm import PADDED_K, k_table
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.errors import InputValueError

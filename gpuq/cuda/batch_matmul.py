@@ -1,4 +1,4 @@
-"""BATCH_MATMUL of int8 codes (dp4a), int16 or float32: either operand an activation or a constant, either transposed."""
+"""BATCH_MATMUL of int8 codes (dp4a), int16 or float32: each operand an activation or a constant, or transposed."""
 
 from __future__ import annotations
 
