@@ -5,11 +5,13 @@
 // tensor is broadcast. Functions of one or two operands leave the others alone.
 
 #include "float32.cuh"
+#include "status.cuh"
 
 // FUNCTION      one of the functions below
 // OPERANDS      1, 2 or 3
 // A, B, C, Y    types of the operands and of the output: C's, of 1, 4 or 8 bytes
 // CLAMP         1: an activation of float32 follows, its bounds in `low` and `high`
+// CHECKS        1: b is a divisor that may be 0, which is refused, and 1 taken
 // THREADS       of a block
 
 // -------------------------------------------------------------------------------------------- of one number
@@ -103,7 +105,7 @@ struct SquaredDifference {
     return Mul::apply(difference, difference);
   }
 };
-// Integers: divisors are constant, and none is 0. The lowest number by -1 wraps.
+// Integers: no divisor is 0. The lowest number by -1 wraps.
 struct Div {
   static __device__ __forceinline__ float apply(float a, float b) { return __fdiv_rn(a, b); }
   static __device__ __forceinline__ int apply(int a, int b) { return b == -1 ? Neg::apply(a, 0.0f) : a / b; }
@@ -157,7 +159,7 @@ struct Select {
 };
 
 // Sizes and strides of dimension 0, the innermost one, come first; dimensions that are not there have size 1.
-// parameter: alpha of LEAKY_RELU.
+// parameter: alpha of LEAKY_RELU. status: see status.cuh; with CHECKS alone.
 extern "C" __global__ void __launch_bounds__(THREADS)
     numbers(const unsigned char* __restrict__ a, const unsigned char* __restrict__ b,
             const unsigned char* __restrict__ c, unsigned char* __restrict__ y, long long elements,
@@ -165,8 +167,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             long long a_2, long long a_3, long long a_4, long long a_5, long long b_0, long long b_1,
             long long b_2, long long b_3, long long b_4, long long b_5, long long c_0, long long c_1,
             long long c_2, long long c_3, long long c_4, long long c_5, long long y_0, long long y_1,
-            long long y_2, long long y_3, long long y_4, long long y_5, float parameter, float low,
-            float high) {
+            long long y_2, long long y_3, long long y_4, long long y_5, float parameter, float low, float high,
+            int* __restrict__ status) {
   const long long element = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
   if (element >= elements) return;
   const int sizes[5] = {size_0, size_1, size_2, size_3, size_4};
@@ -187,7 +189,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #if OPERANDS == 1
   Y result = FUNCTION::apply(*reinterpret_cast<const A*>(a), parameter);
 #elif OPERANDS == 2
-  Y result = FUNCTION::apply(*reinterpret_cast<const A*>(a), *reinterpret_cast<const B*>(b));
+  B second = *reinterpret_cast<const B*>(b);
+#if CHECKS
+  if (second == 0) {
+    refuse(status, 1);
+    second = 1;
+  }
+#endif
+  Y result = FUNCTION::apply(*reinterpret_cast<const A*>(a), second);
 #else
   Y result = FUNCTION::apply(*reinterpret_cast<const A*>(a), *reinterpret_cast<const B*>(b),
                              *reinterpret_cast<const C*>(c));

@@ -56,6 +56,7 @@ def run_layer(
     further: Sequence[np.ndarray] = (),
     updates: Mapping[int, int] | None = None,
     choice: Any = None,
+    status: np.ndarray | None = None,
 ) -> list[str]:
     """Compares a layer's output with `want`, (N, *output_shape), and the bytes between its elements with what they were.
 
@@ -67,11 +68,12 @@ def run_layer(
         further: what the outputs behind the first must be, likewise.
         updates: of these outputs the input, by its number, whose memory they share: state.
         choice: one of the layer's; default: the first.
+        status: the word of a layer that checks its data.
 
     Returns:
         the names of the kernels that ran.
     """
-    memory: dict[str, Pointer] = {}
+    memory: dict[str, Pointer] = {"status": Pointer(status)}
     layouts = []
     updates = updates or {}
     made: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []

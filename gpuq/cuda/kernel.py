@@ -45,7 +45,7 @@ class Slot:
     """A device address that is known at the call: the memory of this name, `offset` bytes in.
 
     Attributes:
-        name: "x", "x1", ..., "y", "y1", ..., "workspace", or one of the layer's constants.
+        name: "x", "x1", ..., "y", "y1", ..., "workspace", "status", or one of the layer's constants.
     """
 
     name: str

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.cuda.kernel import Kernel, Launch, int32s
+from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
 from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer, slot_name
 from gpuq.cuda.layout import ImageLayout
+from gpuq.cuda.status import CheckingLayer
 from gpuq.cuda.strides import Dimension, broadcast_strides, folded, image_shape, run_strides
+from gpuq.errors import InputValueError
 from gpuq.numerics import ACTIVATION_BOUNDS, Rule
 from gpuq.ops.abs_neg import NegSpec
 from gpuq.ops.broadcast import BroadcastSpec
@@ -60,6 +62,7 @@ class Function(NamedTuple):
         dtypes: of the operands.
         bounds: of the activation that follows.
         parameter: alpha of LEAKY_RELU.
+        checks: the second operand is a divisor that may be 0.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Function(NamedTuple):
     out_dtype: np.dtype[Any]
     bounds: tuple[float, float] | None = None
     parameter: float = 0.0
+    checks: bool = False
 
 
 def numbers_kernel(function: Function) -> Kernel:
@@ -74,7 +78,7 @@ def numbers_kernel(function: Function) -> Kernel:
     types = [_C_TYPES.get(dtype.name, f"{dtype.name}_t") for dtype in function.dtypes]
     types += ["uint8_t"] * (3 - len(types))
     return Kernel(
-        name=f"numbers_{function.name}_{function.dtypes[-1]}",
+        name=f"numbers_{function.name}_{function.dtypes[-1]}" + "_checked" * function.checks,
         source="numbers.cu",
         entry="numbers",
         defines=(
@@ -83,6 +87,7 @@ def numbers_kernel(function: Function) -> Kernel:
             *zip("ABC", types, strict=True),
             ("Y", _C_TYPES.get(function.out_dtype.name, f"{function.out_dtype.name}_t")),
             ("CLAMP", int(function.bounds is not None)),
+            ("CHECKS", int(function.checks)),
             ("THREADS", THREADS),
         ),
         threads=(THREADS, 1, 1),
@@ -100,7 +105,11 @@ KERNELS = (
         for op in ("ADD", "MUL", "SQUARED_DIFFERENCE", "MAXIMUM")
         for dtype in (FLOAT32, _INT32, _INT64)
     ),
-    *(numbers_kernel(Function(_title(op), (_INT32, _INT32), _INT32)) for op in ("DIV", "FLOOR_DIV")),
+    *(
+        numbers_kernel(Function(_title(op), (_INT32, _INT32), _INT32, checks=checks))
+        for op in ("DIV", "FLOOR_DIV")
+        for checks in (False, True)
+    ),
     numbers_kernel(Function("LessEqual", (_INT64, _INT64), BOOL)),
     numbers_kernel(Function("Select", (BOOL, _INT32, _INT32), _INT32)),
     numbers_kernel(Function("Cast", (_INT32,), np.dtype(np.int8))),
@@ -179,9 +188,17 @@ class NumbersLayer(OnlyWayLayer):
                     *int32s(*(loop.size for loop in loops[: DIMENSIONS - 1])),
                     *(np.int64(loop.strides[tensor]) for tensor in range(4) for loop in loops),
                     *(np.float32(value) for value in (function.parameter, low, high)),
+                    Slot("status") if function.checks else Pointer(None),
                 ),
             )
         ]
+
+
+class DivisionLayer(NumbersLayer, CheckingLayer):
+    """DIV or FLOOR_DIV of integers by divisors of which one may be 0."""
+
+    def refusal(self, reason: int) -> InputValueError:
+        return self.spec.fail("division by 0, as the runtimes refuse it for integers")
 
 
 def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -> NumbersLayer | None:
@@ -194,7 +211,8 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
     if found is None:
         return None
     operands = tuple(None if each is None else np.ascontiguousarray(each) for each in constants)
-    return NumbersLayer(spec, *found, operands)
+    function, shapes = found
+    return (DivisionLayer if function.checks else NumbersLayer)(spec, function, shapes, operands)
 
 
 def _function_and_shapes(
@@ -220,14 +238,12 @@ def _function_and_shapes(
     if isinstance(spec, MaximumSpec):
         return Function(_title(spec.op), (dtype, dtype), dtype), shapes
     if isinstance(spec, PlainBinarySpec):
-        if spec.op in ("DIV", "FLOOR_DIV") and dtype != FLOAT32:
-            divisor = constants[1]
-            spec.require(
-                divisor is not None and bool(np.all(divisor != 0)), "on a GPU divisors must be constant, not 0"
-            )
+        divisor = constants[1]
+        divides = spec.op in ("DIV", "FLOOR_DIV") and dtype != FLOAT32
+        checks = divides and (divisor is None or not np.all(divisor))
         bounds = None
         if spec.activation is not None:
             low, high = ACTIVATION_BOUNDS[spec.activation]
             bounds = (-math.inf if low is None else low, math.inf if high is None else high)
-        return Function(_title(spec.op), (dtype, dtype), dtype, bounds), shapes
+        return Function(_title(spec.op), (dtype, dtype), dtype, bounds, checks=checks), shapes
     return None

@@ -23,6 +23,7 @@ from gpuq.cuda import (
     elementwise,
     float32,
     fully_connected,
+    gather,
     hybrid,
     l2_normalization,
     movement,
@@ -55,6 +56,7 @@ from gpuq.ops.dequantize import DequantizeSpec
 from gpuq.ops.float32.movement import PlainConcatenationSpec, PlainPadSpec
 from gpuq.ops.float32.weighted import FloatBatchMatmulSpec, FloatTransposeConvSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
+from gpuq.ops.gather import GatherNdSpec, GatherSpec
 from gpuq.ops.hybrid import HybridSpec
 from gpuq.ops.l2_normalization import L2NormalizationSpec
 from gpuq.ops.movement import MovementSpec
@@ -127,11 +129,15 @@ class CudaPlan:
         for launch in launches:
             self._launcher.launch(launch, stream)
 
-    def bound(self, inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any) -> list[Launch]:
-        """The launches of a call with this memory."""
+    def bound(self, inputs: Sequence[Any], outputs: Sequence[Any], workspace: Any, status: Any = None) -> list[Launch]:
+        """The launches of a call with this memory.
+
+        Args:
+            status: an int32, the word of a CheckingLayer; None where nobody asks.
+        """
         xs = [self._operand(value, shape) for value, shape in zip(inputs, self.layer.x_shapes, strict=True)]
         ys = [self._operand(value, shape) for value, shape in zip(outputs, y_shapes(self.layer), strict=True)]
-        memory = {**self._constants, "workspace": Pointer(workspace)}
+        memory = {**self._constants, "workspace": Pointer(workspace), "status": Pointer(status)}
         for kind, operands in (("x", xs), ("y", ys)):
             memory |= {slot_name(kind, number): Pointer(operand.array) for number, operand in enumerate(operands)}
         y = ys[0]
@@ -191,6 +197,8 @@ def layer_of(
         return copy.pack_pad(spec, rule)
     if isinstance(spec, ConcatenationSpec | PlainConcatenationSpec):
         return copy.pack_concatenation(spec, rule, constants)
+    if isinstance(spec, GatherSpec | GatherNdSpec) and constants[1] is None:
+        return gather.pack(spec, rule, constants)
     if isinstance(spec, MovementSpec):
         return movement.pack(spec, rule, constants)
     if isinstance(spec, BatchMatmulSpec | FloatBatchMatmulSpec):
@@ -251,6 +259,7 @@ def takes_pitches(layer: Layer) -> bool:
         | elementwise.AffineLayer
         | float32.FloatRowsLayer
         | elementwise.MapLayer
+        | gather.GatherLayer
         | hybrid.HybridLayer
         | l2_normalization.L2NormalizationLayer
         | movement.MovementLayer

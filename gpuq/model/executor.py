@@ -15,7 +15,7 @@ from gpuq.cuda.arrays import empty_array, is_device_array
 from gpuq.cuda.launcher import Launcher
 from gpuq.errors import DeviceError, DeviceOutOfMemory
 from gpuq.model.planner import Program
-from gpuq.model.workspace import CpuWorkspace, CudaWorkspace, Workspace
+from gpuq.model.workspace import CpuWorkspace, CudaWorkspace, Verdict, Workspace
 
 # Workspaces kept for the next call; each is as large as its batch.
 POOLED_WORKSPACES = 4
@@ -50,8 +50,15 @@ class Executor:
         """Runs that are computed at once at most; None while nothing has set a limit."""
         return self._largest
 
-    def run(self, inputs: Inputs, runs: int, stream: Any = None) -> list[Any]:
-        """The network's outputs from zero state: copies, (N * first dimension, ...), of the inputs' kind of array."""
+    def run(self, inputs: Inputs, runs: int, stream: Any = None, verdicts: list[Verdict] | None = None) -> list[Any]:
+        """The network's outputs from zero state: copies, (N * first dimension, ...), of the inputs' kind of array.
+
+        Args:
+            verdicts: where to add what is to be asked once the stream is synchronized, instead of asking here.
+
+        Raises:
+            InputValueError: data that a step refuses; of arrays on a device nobody waits to see it.
+        """
         on_device = any(is_device_array(value) for value in inputs.values())
         outputs: list[Any] = []
         for part, workspace in self._parts(inputs, runs, stream):
@@ -59,8 +66,15 @@ class Executor:
             workspace.run(stream)
             for index, out in zip(self.program.graph.outputs, outputs, strict=True):
                 self._store(workspace, index, out[part], stream)
+            if on_device and verdicts is None:
+                continue
+            verdict = workspace.verdict(stream)
             if not on_device:
                 workspace.synchronize(stream)
+            if verdicts is None:
+                verdict()
+            else:
+                verdicts.append(verdict)
         return [joined(out) for out in outputs]
 
     def run_in(self, workspace: Workspace, inputs: Inputs, stream: Any = None) -> list[Any]:
@@ -74,9 +88,11 @@ class Executor:
             out = self._new(index, workspace.runs, on_device, stream)
             self._store(workspace, index, out, stream)
             outputs.append(joined(out))
+        verdict = None if on_device else workspace.verdict(stream)
         workspace.end(stream)
-        if not on_device:
+        if verdict is not None:
             workspace.synchronize(stream)
+            verdict()
         return outputs
 
     def run_batches(self, batches: Iterable[tuple[Inputs, int]]) -> Iterator[list[Any]]:
@@ -103,7 +119,7 @@ class Executor:
         finally:
             # Whoever stops early leaves copies under way into memory that is about to be freed.
             while busy:
-                busy.popleft().finish()
+                busy.popleft().wait()
 
     def walk(self, inputs: Inputs, runs: int) -> dict[int, npt.NDArray[Any]]:
         """Every tensor that an operator computes and that has memory of its own, copied right after its step."""
@@ -115,6 +131,9 @@ class Executor:
                 for operand in (*step.outputs, *step.views):
                     if operand.inside is None:
                         computed[operand.tensor] = self._copy(workspace, operand.tensor)
+            verdict = workspace.verdict()
+            workspace.synchronize()
+            verdict()
             parts.append(computed)
         found = parts[0] if len(parts) == 1 else {i: np.concatenate([part[i] for part in parts]) for i in parts[0]}
         for index in _folded_outputs(program):
@@ -229,20 +248,22 @@ class _Lane:
         self._stream = launcher.stream()
         self._pinned: dict[tuple[str, int], npt.NDArray[Any]] = {}
         self._outputs: list[Any] = []
+        self._verdicts: list[Verdict] = []
 
     def start(self, inputs: Inputs, runs: int) -> None:
         """Copies in, launches, copies out, and waits for nothing."""
         executor, stream = self._executor, self._stream
         program, largest = executor.program, executor.largest_batch
+        self._verdicts = []
         on_device = any(is_device_array(value) for value in inputs.values())
         if on_device or (largest is not None and runs > largest):
-            self._outputs = executor.run(inputs, runs, stream)
+            self._outputs = executor.run(inputs, runs, stream, self._verdicts)
             return
         workspace = executor._take(runs, stream)
         if workspace.runs < runs:
             # In parts, one after the other: there is no memory to do it side by side.
             executor._give_back(workspace, stream)
-            self._outputs = executor.run(inputs, runs, stream)
+            self._outputs = executor.run(inputs, runs, stream, self._verdicts)
             return
         try:
             workspace.reset(stream)
@@ -254,12 +275,23 @@ class _Lane:
                 out = self._room("out", position, (runs, *tensor.shape), tensor.dtype)
                 executor._store(workspace, index, out, stream)
                 self._outputs.append(joined(out))
+            self._verdicts = [workspace.verdict(stream)]
         finally:
             executor._give_back(workspace, stream)
 
-    def finish(self) -> list[Any]:
-        """Waits for the batch; its outputs as arrays of the caller's own."""
+    def wait(self) -> None:
+        """Until the batch is done."""
         self._launcher.synchronize(self._stream)
+
+    def finish(self) -> list[Any]:
+        """Waits for the batch; its outputs as arrays of the caller's own.
+
+        Raises:
+            InputValueError: data that a step refuses.
+        """
+        self.wait()
+        for verdict in self._verdicts:
+            verdict()
         outputs, self._outputs = self._outputs, []
         return [out if is_device_array(out) else np.array(out) for out in outputs]
 
@@ -277,14 +309,15 @@ class _Lane:
 
 
 def largest_batch(program: Program, memory_limit: int) -> int:
-    """The most runs whose arena and scratch fit beside the constants.
+    """The most runs whose workspace fits beside the constants.
 
     Raises:
         DeviceOutOfMemory: not even one does.
     """
 
     def needed(runs: int) -> int:
-        return program.constant_bytes + program.arena_bytes * runs + program.workspace_bytes(runs)
+        own = program.arena_bytes * runs + program.status_bytes + program.workspace_bytes(runs)
+        return program.constant_bytes + own
 
     if needed(1) > memory_limit:
         raise DeviceOutOfMemory(f"one run needs {needed(1)} bytes; the limit is {memory_limit}")

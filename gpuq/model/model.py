@@ -85,6 +85,11 @@ class Model:
     from_dlpack), on CuPy's current stream and without waiting for the GPU. Batch N
     means N independent runs: an input whose file says (1, 224, 224, 3) takes (N, 224, 224, 3), and outputs are joined
     along their first dimension.
+
+    Some operators refuse data that the network computes: GATHER and GATHER_ND an index outside its dimension, DIV and
+    FLOOR_DIV of integers a divisor of 0. On a GPU that is an error of a call whose results are NumPy arrays, of
+    run_batches and of tensors(). A call on arrays on the GPU waits for nothing and so cannot raise it: there the
+    nearest index is taken, and 1 for the divisor.
     """
 
     def __init__(self, program: Program, memory_limit: int | None = None) -> None:
@@ -138,7 +143,7 @@ class Model:
 
         Raises:
             InputTypeError: a wrong dtype, a missing, doubled or unknown input.
-            InputValueError: a wrong shape, batches that differ, NaN in a float input.
+            InputValueError: a wrong shape, batches that differ, NaN in a float input, data that an operator refuses.
         """
         prepared, runs = self._prepare(inputs, named, quantize)
         return _unpacked(self._executor.run(prepared, runs), (*inputs, *named.values()))
@@ -153,6 +158,10 @@ class Model:
 
         Yields:
             What the call would return.
+
+        Raises:
+            InputTypeError, InputValueError: as the call would, in the batch's turn where it is data that an operator
+                refuses.
         """
 
         given: deque[tuple[Any, ...]] = deque()

@@ -23,6 +23,7 @@ from gpuq.cuda.launch import launcher as cuda_launcher
 from gpuq.cuda.launcher import Launcher
 from gpuq.cuda.layer import Layer, y_shapes
 from gpuq.cuda.plans import CudaPlan, copied_parts, layer_of, takes_pitches, without_parts
+from gpuq.cuda.status import CheckingLayer
 from gpuq.devices import Device
 from gpuq.errors import InputValueError, ModelLimit, UnsupportedModel
 from gpuq.model import fusion, placement
@@ -83,6 +84,12 @@ class Step:
         """The operators' TFLite names: CONV_2D, CONV_2D+ADD."""
         return "+".join(node.spec.op for node in self.nodes)
 
+    @property
+    def checking(self) -> CheckingLayer | None:
+        """The layer whose kernel may refuse its data; None of most, and on the CPU, whose plans raise themselves."""
+        layer = self.plan.layer if isinstance(self.plan, CudaPlan) else None
+        return layer if isinstance(layer, CheckingLayer) else None
+
     def kernel(self, runs: int) -> str:
         """The name of the kernel that a batch of this size takes."""
         return str(self.plan.choice(runs).name) if isinstance(self.plan, CudaPlan) else self.plan.name
@@ -116,6 +123,16 @@ class Program:
     def constant_bytes(self) -> int:
         """Bytes of packed constants."""
         return sum(step.plan.constant_bytes for step in self.steps)
+
+    @property
+    def checking(self) -> tuple[Step, ...]:
+        """Steps whose kernels may refuse their data, in the order of their words in a workspace."""
+        return tuple(step for step in self.steps if step.checking is not None)
+
+    @property
+    def status_bytes(self) -> int:
+        """Of those words."""
+        return -(-4 * len(self.checking) // placement.ALIGNMENT) * placement.ALIGNMENT
 
     def workspace_bytes(self, runs: int) -> int:
         """Scratch of the neediest step."""

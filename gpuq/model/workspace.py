@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from gpuq.cuda.launcher import Replay
 from gpuq.cuda.layer import y_shapes
 from gpuq.cuda.layout import ImageOperand
 from gpuq.cuda.plans import CudaPlan
+from gpuq.cuda.status import clear_launch
 from gpuq.errors import DeviceError, DeviceOutOfMemory
 from gpuq.model.placement import ALIGNMENT
 from gpuq.model.planner import Operand, Program, Step
@@ -71,6 +73,16 @@ class Workspace(Protocol):
     def synchronize(self, stream: Any = None) -> None:
         """Waits until all that was asked for on the stream is done."""
         ...
+
+    def verdict(self, stream: Any = None) -> Verdict:
+        """What the steps of the last run say of their data.
+
+        To be called once the stream is synchronized: raises InputValueError for the first step that refuses its own.
+        """
+        ...
+
+
+Verdict = Callable[[], None]
 
 
 def initial_states(program: Program) -> Iterator[tuple[int, int | npt.NDArray[Any]]]:
@@ -176,6 +188,10 @@ class CpuWorkspace:
     def synchronize(self, stream: Any = None) -> None:
         pass
 
+    def verdict(self, stream: Any = None) -> Verdict:
+        # Plans have raised themselves.
+        return lambda: None
+
 
 def _cuda_plan(step: Step) -> CudaPlan:
     assert isinstance(step.plan, CudaPlan)
@@ -190,13 +206,17 @@ class CudaWorkspace:
         self.runs = runs
         self._program = program
         self._launcher = program.launcher
-        scratch_bytes = program.workspace_bytes(runs)
+        scratch_bytes, status_bytes = program.workspace_bytes(runs), program.status_bytes
         arena_bytes = program.arena_bytes * runs
+        needed = arena_bytes + status_bytes + scratch_bytes
         try:
-            self._memory = self._launcher.empty(max(1, arena_bytes + scratch_bytes))
+            self._memory = self._launcher.empty(max(1, needed))
         except DeviceOutOfMemory as error:
-            raise _out_of_memory(runs, arena_bytes + scratch_bytes, str(error)) from error
-        arena, scratch = self._memory[:arena_bytes], self._memory[arena_bytes:]
+            raise _out_of_memory(runs, needed, str(error)) from error
+        arena, scratch = self._memory[:arena_bytes], self._memory[arena_bytes + status_bytes :]
+        self._checking = program.checking
+        self._status = self._memory[arena_bytes : arena_bytes + 4 * len(self._checking)].view(np.int32)
+        self._clear = [clear_launch(self._status)] if self._checking else []
         self._views = {
             index: arena[_span(operand, runs)].view(operand.dtype).reshape(runs, *operand.shape)
             for index, operand in program.operands.items()
@@ -208,12 +228,14 @@ class CudaWorkspace:
                 return self._views[operand.tensor]
             return ImageOperand(arena[_span(operand, runs)], operand.inside.layout(runs, shape))
 
+        words = iter(self._status[number : number + 1] for number in range(len(self._checking)))
         self._launches: list[tuple[Step, list[Launch]]] = []
         for step in program.steps:
             plan = _cuda_plan(step)
             inputs = [bound(operand, shape) for operand, shape in zip(step.inputs, plan.layer.x_shapes, strict=True)]
             outputs = [bound(operand, shape) for operand, shape in zip(step.outputs, y_shapes(plan.layer), strict=True)]
-            self._launches.append((step, plan.bound(inputs, outputs, scratch)))
+            status = next(words) if step.checking is not None else None
+            self._launches.append((step, plan.bound(inputs, outputs, scratch, status)))
         self._replay: Replay | None = None
         self._mark: Any = None
         self.reset()
@@ -243,10 +265,13 @@ class CudaWorkspace:
 
     def run(self, stream: Any = None) -> None:
         if self._replay is None:
-            self._replay = self._launcher.record([launch for _, launches in self._launches for launch in launches])
+            steps = [launch for _, launches in self._launches for launch in launches]
+            self._replay = self._launcher.record([*self._clear, *steps])
         self._replay(stream)
 
     def steps(self, stream: Any = None) -> Iterator[Step]:
+        for launch in self._clear:
+            self._launcher.launch(launch, stream)
         for step, launches in self._launches:
             for launch in launches:
                 self._launcher.launch(launch, stream)
@@ -280,3 +305,16 @@ class CudaWorkspace:
 
     def synchronize(self, stream: Any = None) -> None:
         self._launcher.synchronize(stream)
+
+    def verdict(self, stream: Any = None) -> Verdict:
+        if not self._checking:
+            return lambda: None
+        words = self._launcher.pinned(self._status.nbytes).view(np.int32)
+        self._launcher.read(words, self._status, stream)
+        return partial(_raise_refusal, self._checking, words)
+
+
+def _raise_refusal(checking: Sequence[Step], words: npt.NDArray[np.int32]) -> None:
+    for step, reason in zip(checking, words.tolist(), strict=True):
+        if reason and step.checking is not None:
+            raise step.checking.refusal(reason)

@@ -144,8 +144,8 @@ def _divide(a: Array, b: Array) -> Array:
         return np.asarray(a / b)
     _check_divisor(b)
     # C's quotient: towards zero.
-    quotient = np.floor_divide(np.abs(a), np.abs(b))
-    return np.asarray(np.where((a < 0) != (b < 0), -quotient, quotient), a.dtype)
+    cut = ((a < 0) != (b < 0)) & (np.remainder(a, b) != 0)
+    return np.asarray(np.floor_divide(a, b) + cut, a.dtype)
 
 
 def _floor_divide(a: Array, b: Array) -> Array:
