@@ -322,6 +322,10 @@ def _unassigned(spec: Any) -> bool:
     return not spec.is_assigned
 
 
+def _other_indices(spec: Any) -> bool:
+    return bool(spec.indices_dtype != np.int32)
+
+
 def _cast_in_micro(spec: OperatorSpec) -> bool:
     """From and to int8, int32, bool: what TFLite Micro's CAST has."""
     kinds = (np.int8, np.int32, np.bool_)
@@ -387,6 +391,7 @@ _TFLM_ELEMENTS = (
     _row("SELECT_V2", _of_kinds("int8", "int16"), Rounding.EXACT),
     _row("REDUCE_MAX REDUCE_MIN", _on_int8, Rounding.EXACT),
     _row("CAST", _cast_in_micro, Rounding.EXACT),
+    _refuse("GATHER GATHER_ND", _other_indices, "TFLite Micro has int32 indices alone"),
     *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _TFLM_MOVEMENTS.items()),
     *_TFLM_VARIABLES,
 )

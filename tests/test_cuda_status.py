@@ -25,7 +25,7 @@ from gpuq.numerics import Rounding, Rule
 from gpuq.ops.float32.elementwise import BINARY_SPECS
 from gpuq.ops.gather import GatherNdSpec, GatherSpec
 from gpuq.ops.registry import reference
-from gpuq.ops.spec import INT8, INT32, INT64
+from gpuq.ops.spec import INT8, INT16, INT32, INT64
 
 from .compare import assert_equal_bits
 from .cuda_layers import launcher, scaled
@@ -75,7 +75,7 @@ def gathered_nd(rng: np.random.Generator, dtype: np.dtype[Any], index: np.dtype[
 def test_computed_indices(launcher: HostLauncher, maker: Callable[..., Made], seed: int) -> None:
     rng = np.random.default_rng([seed, maker is gathered])
     for case in range(scaled(60)):
-        dtype, index = np.dtype(DTYPES[case % len(DTYPES)]), (INT32, INT64)[case % 3 == 0]
+        dtype, index = np.dtype(DTYPES[case % len(DTYPES)]), (INT32, INT16, INT64)[case % 3]
         spec, x, indices = maker(rng, dtype, index)
         table = rng.random() < 0.4
         if table:

@@ -10,7 +10,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 import gpuq
-from gpuq import InputTypeError, InputValueError, cpu
+from gpuq import InputTypeError, InputValueError, UnsupportedModel, cpu, profiles
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.cast import CastSpec
 from gpuq.ops.gather import GatherNdSpec, GatherSpec
@@ -174,7 +174,7 @@ def test_pack(axis: int, seed: int) -> None:
     assert_equal_bits(reference(spec, EXACT, *given), want, f"seed {seed}")
 
 
-@pytest.mark.parametrize("index_dtype", ["int32", "int64"])
+@pytest.mark.parametrize("index_dtype", ["int16", "int32", "int64"])
 @pytest.mark.parametrize(
     ("x_shape", "indices_shape", "axis", "batch_dims"),
     [
@@ -241,6 +241,18 @@ def test_indices_outside_are_errors_while_running() -> None:
     nd = GatherNdSpec(x_shape=(4, 2), dtype=INT8, indices_shape=(2,), indices_dtype=np.dtype(np.int32))
     with pytest.raises(InputValueError, match="GATHER_ND: index 2 of dimension 1"):
         reference(nd, EXACT, np.zeros((1, 4, 2), np.int8), np.array([[0, 2]], np.int32))
+
+
+def test_micro_takes_int32_indices_alone() -> None:
+    for op, more in ((GatherSpec, {"axis": 0}), (GatherNdSpec, {})):
+        for index in ("int16", "int32", "int64"):
+            spec = op(x_shape=(4,), dtype=INT8, indices_shape=(2, 1), indices_dtype=np.dtype(index), **more)
+            assert profiles.resolve("litert_ref", spec) == EXACT
+            if index == "int32":
+                assert profiles.resolve("tflm", spec) == EXACT
+            else:
+                with pytest.raises(UnsupportedModel, match="TFLite Micro has int32 indices alone"):
+                    profiles.resolve("tflm", spec)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "bool"])

@@ -18,7 +18,7 @@ from gpuq.cuda.strides import contiguous_strides
 from gpuq.errors import InputValueError
 from gpuq.numerics import Rule
 from gpuq.ops.gather import GatherNdSpec, GatherSpec
-from gpuq.ops.spec import INT32, INT64
+from gpuq.ops.spec import INT16, INT32, INT64
 
 THREADS = 256
 ITEMS = (16, 8, 4, 2, 1)
@@ -35,7 +35,7 @@ def gather_kernel(item: int = 4, index: np.dtype[Any] = INT32) -> Kernel:
     )
 
 
-KERNELS = (*(gather_kernel(item) for item in ITEMS), gather_kernel(index=INT64))
+KERNELS = (*(gather_kernel(item) for item in ITEMS), gather_kernel(index=INT16), gather_kernel(index=INT64))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from gpuq.numerics import Rule
 from gpuq.ops.movement import MovementSpec
-from gpuq.ops.spec import INT32, INT64, Shape, run_shape, shape_text
+from gpuq.ops.spec import INT16, INT32, INT64, Shape, run_shape, shape_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class GatherSpec(MovementSpec):
 
     Args:
         indices_shape: shape of one run of the indices.
-        indices_dtype: int32 or int64. An index outside the dimension is an error while running.
+        indices_dtype: int16, int32 or int64. An index outside the dimension is an error while running.
         axis: in [0, rank); its place is taken by the dimensions of the indices.
         batch_dims: leading dimensions that input and indices share, at most axis.
     """
@@ -36,7 +36,7 @@ class GatherSpec(MovementSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_dtype("indices", self.indices_dtype, INT32, INT64)
+        self.require_dtype("indices", self.indices_dtype, INT16, INT32, INT64)
         self.require_axis(self.axis)
         self.require(
             0 <= self.batch_dims <= min(self.axis, len(self.indices_shape)),
@@ -64,7 +64,7 @@ class GatherNdSpec(MovementSpec):
 
     Args:
         indices_shape: shape of one run of the indices; each row of the last dimension is one coordinate.
-        indices_dtype: int32 or int64. A coordinate outside the input is an error while running.
+        indices_dtype: int16, int32 or int64. A coordinate outside the input is an error while running.
     """
 
     op: ClassVar[str] = "GATHER_ND"
@@ -74,7 +74,7 @@ class GatherNdSpec(MovementSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_dtype("indices", self.indices_dtype, INT32, INT64)
+        self.require_dtype("indices", self.indices_dtype, INT16, INT32, INT64)
         self.require(len(self.indices_shape) >= 1, "indices must have rank 1 or more")
         self.require(
             self.indices_shape[-1] <= self.rank,

@@ -17,6 +17,7 @@ from .strategies import Case, Source
 CODES_AND_INTEGERS = ("int8", "uint8", "int32", "int64")
 NUMBERS = (*CODES_AND_INTEGERS, "float32")
 ANY = (*NUMBERS, "bool")
+INDICES = ("int16", "int32", "int64")
 
 
 def numbers(source: Source, size: Sequence[int], dtype: str) -> np.ndarray:
@@ -229,7 +230,7 @@ def pack(draw: DrawFn, dtypes: Sequence[str] = NUMBERS) -> Case:
 
 
 @st.composite
-def gather(draw: DrawFn, dtypes: Sequence[str] = ANY, index_dtypes: Sequence[str] = ("int32", "int64")) -> Case:
+def gather(draw: DrawFn, dtypes: Sequence[str] = ANY, index_dtypes: Sequence[str] = INDICES) -> Case:
     """Indices that are constants or inputs, maybe with batch dimensions."""
     mover = Mover(draw, "GATHER", dtypes)
     source = mover.source
@@ -256,7 +257,7 @@ def gather(draw: DrawFn, dtypes: Sequence[str] = ANY, index_dtypes: Sequence[str
 
 
 @st.composite
-def gather_nd(draw: DrawFn, dtypes: Sequence[str] = ANY, index_dtypes: Sequence[str] = ("int32", "int64")) -> Case:
+def gather_nd(draw: DrawFn, dtypes: Sequence[str] = ANY, index_dtypes: Sequence[str] = INDICES) -> Case:
     mover = Mover(draw, "GATHER_ND", dtypes)
     source = mover.source
     shape = mover.shape((1, 4), 6)
