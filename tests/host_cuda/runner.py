@@ -41,7 +41,8 @@ ROOT = HERE.parents[1]
 
 COMPILER = "g++"
 FLAGS = (
-    *("-std=c++17", "-O1", "-g", "-DGPUQ_HOST", "-fno-exceptions", "-fno-rtti"),
+    # Lines are all that reports show.
+    *("-std=c++17", "-O1", "-g1", "-DGPUQ_HOST", "-fno-exceptions", "-fno-rtti"),
     *("-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror=return-type"),
     # The checks. A cast of a float that does not fit saturates on the device, but one that is not meant hides a bug.
     *("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize=vptr"),
@@ -551,12 +552,25 @@ def _kernel_object(source: Path, kernel: Kernel, arch: int) -> Path:
     folders = list(dict.fromkeys([source.parent, resource("kernels_cuda"), HERE]))
     includes = [f"-I{_relative(folder)}" for folder in folders]
     arguments = [*FLAGS, *defines, *includes, "-fPIC", "-shared", "-x", "c++", "-"]
-    headers = [path for folder in folders for pattern in ("*.cuh", "*.h") for path in folder.rglob(pattern)]
     try:
-        return _compiled(source.stem, ".so", arguments, [source, *headers], unit)
+        return _compiled(source.stem, ".so", arguments, _with_headers(source, folders), unit)
     except subprocess.CalledProcessError as error:
         problem = "\n".join(error.stderr.splitlines()[:20])
         raise HostCudaError(kernel.name, f"does not compile for the host\n{problem}", error.stderr) from None
+
+
+_INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+
+
+def _with_headers(source: Path, folders: Sequence[Path]) -> list[Path]:
+    """The source and all that it includes, headers of headers too, whatever the macros say."""
+    found = [source]
+    for path in found:
+        for name in _INCLUDE.findall(path.read_text()):
+            header = next((folder / name for folder in (path.parent, *folders) if (folder / name).exists()), None)
+            if header is not None and header not in found:
+                found.append(header)
+    return found
 
 
 @functools.cache

@@ -649,7 +649,8 @@ def test_empty_array_has_no_bytes(launcher: HostLauncher) -> None:
 
 def test_objects_depend_on_headers_and_macros(launchers: dict[int, HostLauncher], tmp_path: Path) -> None:
     shutil.copy(KERNELS / "two_tiles.cu", tmp_path)
-    header = tmp_path / "scale.cuh"
+    (tmp_path / "scale.cuh").write_text('#include "number.cuh"\n')
+    header = tmp_path / "number.cuh"
     header.write_text("#define SCALE 3\n")
 
     def result(launcher: HostLauncher, tile: int) -> list[int]:
