@@ -290,6 +290,10 @@ def test_division(sources: Path) -> None:
         found = report(kernel("plain", ("TYPE", "float"), ("EXPRESSION", expression)), 86, sources)
         assert found.fma["FFMA"] > 4
         assert bool(found.problems) is unnamed, found.problems
+    for expression, unnamed in (("/ b", True), ("* 0 + __ddiv_rn(y[threadIdx.x], b)", False)):
+        found = report(kernel("plain", ("TYPE", "double"), ("EXPRESSION", expression)), 86, sources)
+        assert (found.fma["FFMA"] > 0, found.fma["DFMA"] > 4) == (True, True)
+        assert bool(found.problems) is unnamed, found.problems
     found = report(kernel("plain", ("TYPE", "long long"), ("EXPRESSION", "/ b % c")), 86, sources)
     assert found.fma == {"FFMA": 0, "DFMA": 0}
 

@@ -20,6 +20,7 @@ from gpuq.cuda import (
     copy,
     depthwise_conv2d,
     depthwise_conv2d_int16,
+    detection_post_process,
     elementwise,
     float32,
     fully_connected,
@@ -53,6 +54,7 @@ from gpuq.ops.concatenation import ConcatenationSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.dequantize import DequantizeSpec
+from gpuq.ops.detection_post_process import DetectionPostProcessSpec
 from gpuq.ops.float32.movement import PlainConcatenationSpec, PlainPadSpec
 from gpuq.ops.float32.weighted import FloatBatchMatmulSpec, FloatTransposeConvSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
@@ -203,6 +205,8 @@ def layer_of(
         return movement.pack(spec, rule, constants)
     if isinstance(spec, BatchMatmulSpec | FloatBatchMatmulSpec):
         return batch_matmul.pack(spec, rule, constants)
+    if isinstance(spec, DetectionPostProcessSpec):
+        return detection_post_process.pack(spec, rule, constants)
     if isinstance(spec, SvdfSpec):
         return svdf.pack(spec, rule, constants)
     for pack_plain in (numbers.pack, float32.pack, reduce_numbers.pack):

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from gpuq.errors import InputValueError
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import dequantize
+from gpuq.ops.float32 import exponential_f64
 from gpuq.ops.spec import FLOAT32, UINT8, Shape, Spec, run_shape, shape_text
 from gpuq.quant import Quant
 
@@ -121,9 +122,9 @@ def reference(
     runs = encodings.shape[0]
     made = [np.zeros((runs, *shape), np.float32) for shape in spec.output_shapes]
     columns = run_shape(scores, (spec.boxes, spec.classes))
-    places = _centred(anchors.reshape(spec.boxes, 4), spec.anchor_quant)
+    places = centred(anchors.reshape(spec.boxes, 4), spec.anchor_quant)
     for run in range(runs):
-        corners = _decoded(spec, _centred(encodings[run, :, :4], spec.box_quant), places)
+        corners = _decoded(spec, centred(encodings[run, :, :4], spec.box_quant), places)
         values = columns[run]
         if spec.score_quant is not None:
             # The runtime's own vectorized conversion, whatever the kernels beside it.
@@ -143,7 +144,8 @@ Found = dict[int, tuple[int, int, np.float32]]
 """(anchor, class, score) by the output's row."""
 
 
-def _centred(codes: npt.NDArray[Any], quant: Quant | None) -> FloatArray:
+def centred(codes: npt.NDArray[Any], quant: Quant | None) -> FloatArray:
+    """Encodings or anchors as float32; None: they are."""
     if quant is None:
         return codes
     return (codes.astype(np.float32) - np.float32(quant.scalar_zero_point())) * np.float32(quant.scalar_scale())
@@ -155,9 +157,9 @@ def _decoded(spec: DetectionPostProcessSpec, boxes: FloatArray, anchors: FloatAr
     scales = np.array(spec.scales, np.float32).astype(np.float64)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         centre = (encoded[:, :2] / scales[:2] * placed[:, 2:] + placed[:, :2]).astype(np.float32)
-        half = (0.5 * np.exp(encoded[:, 2:] / scales[2:]) * placed[:, 2:]).astype(np.float32)
+        half = (0.5 * exponential_f64.exp(encoded[:, 2:] / scales[2:]) * placed[:, 2:]).astype(np.float32)
         corners = np.concatenate([centre - half, centre + half], axis=1)
-    if not (corners[:, :2] <= corners[:, 2:]).all():
+    if (corners[:, :2] > corners[:, 2:]).any():
         raise InputValueError(f"{spec.op}: a box ends before it begins, as the runtimes refuse it")
     return corners
 
@@ -180,12 +182,13 @@ def _taken(spec: DetectionPostProcessSpec, corners: FloatArray, scores: FloatArr
 
 
 def _overlaps(box: FloatArray, others: FloatArray) -> FloatArray:
-    """Intersection over union, each step in float32; 0 where an area is not positive."""
+    """Intersection over union in float32, NaN as in std::max and std::min; 0 where an area is not positive."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         area = (box[2] - box[0]) * (box[3] - box[1])
         areas = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
-        low, high = np.maximum(box[:2], others[:, :2]), np.minimum(box[2:], others[:, 2:])
-        sides = np.maximum(high - low, np.float32(0))
+        low = np.where(box[:2] < others[:, :2], others[:, :2], box[:2])
+        high = np.where(others[:, 2:] < box[2:], others[:, 2:], box[2:])
+        sides = np.where(high < low, np.float32(0), high - low)
         shared = sides[:, 0] * sides[:, 1]
         return np.where((areas <= 0) | (area <= 0), np.float32(0), shared / (area + areas - shared))
 

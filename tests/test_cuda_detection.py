@@ -1,0 +1,161 @@
+"""gpuq.cuda.detection_post_process: random detectors, run thread by thread on the CPU."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpuq
+from gpuq.cuda.detection_post_process import MANY_ANCHORS, pack, score_key
+from gpuq.devices import Device
+from gpuq.errors import InputValueError
+from gpuq.model.model import Model
+from gpuq.model.planner import plan_program
+from gpuq.model.tflite_reader import read
+from gpuq.numerics import Rounding, Rule
+from gpuq.ops.detection_post_process import DetectionPostProcessSpec, reference
+from gpuq.ops.float32 import exponential_f64
+from gpuq.quant import Quant
+
+from .compare import assert_equal_bits
+from .cuda_layers import launcher, scaled
+from .cuda_operators import run_layer
+from .host_cuda.runner import HostLauncher
+from .peers import test_detection as peers
+
+__all__ = ["launcher"]
+
+EXACT = Rule(Rounding.EXACT)
+F = np.float32
+
+
+def random_spec(rng: np.random.Generator, quantized: bool, boxes: int, **changes: Any) -> DetectionPostProcessSpec:
+    classes = int(rng.integers(1, 6 if rng.random() < 0.8 else 50))
+    options = {
+        "boxes": boxes,
+        "coordinates": int(rng.choice([4, 4, 6])),
+        "classes": classes + int(rng.integers(2)),
+        "num_classes": classes,
+        "max_detections": int(rng.integers(1, 12)),
+        "max_classes_per_detection": int(rng.integers(1, 4)),
+        "detections_per_class": int(rng.integers(1, 15)),
+        "score_threshold": float(rng.choice([-1e30, 0.0, 1e-8, 0.3, 0.6, 2.0])),
+        "iou_threshold": float(rng.choice([0.05, 0.3, 0.6, 1.0])),
+        "scales": (10.0, 10.0, 5.0, 5.0),
+        "use_regular_nms": bool(rng.integers(2)),
+        "box_quant": Quant(0.06, 128, dtype="uint8") if quantized else None,
+        "score_quant": Quant(1 / 256, int(rng.choice([0, 3])), dtype="uint8") if quantized else None,
+        "anchor_quant": Quant(1 / 256, 0, dtype="uint8") if quantized else None,
+    }
+    return DetectionPostProcessSpec(**(options | changes))
+
+
+def random_inputs(
+    rng: np.random.Generator, spec: DetectionPostProcessSpec, runs: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Encodings, scores with many equal ones, and anchors."""
+    boxes, scores = (runs, 1, spec.boxes, spec.coordinates), (runs, 1, spec.boxes, spec.classes)
+    if spec.box_quant is not None:
+        top = int(rng.choice([20, 256]))
+        return (
+            rng.integers(0, 256, boxes).astype(np.uint8),
+            rng.integers(0, top, scores).astype(np.uint8),
+            rng.integers(0, 256, (spec.boxes, 4)).astype(np.uint8),
+        )
+    anchors = np.concatenate([rng.uniform(0, 1, (spec.boxes, 2)), rng.uniform(0, 0.6, (spec.boxes, 2))], axis=1)
+    values = rng.uniform(0, 1, scores)
+    if rng.random() < 0.5:
+        values = np.round(values * 9) / 9  # equal scores
+        values[rng.random(scores) < 0.1] = -0.0
+    return rng.normal(0, 3, boxes).astype(F), values.astype(F), anchors.astype(F)
+
+
+def check(launcher: HostLauncher, spec: DetectionPostProcessSpec, rng: np.random.Generator, context: object) -> float:
+    """Compares one call with the reference; gives the number of detections of the first run."""
+    runs = int(rng.integers(1, 4)) if spec.boxes < 500 else 1
+    boxes, scores, anchors = random_inputs(rng, spec, runs)
+    first, *further = reference(spec, EXACT, boxes, scores, anchors[None])
+    layer = pack(spec, EXACT, (None, None, anchors))
+    run_layer(launcher, layer, [boxes, scores], first, rng, f"{context}: {spec}", gaps=False, align=4, further=further)
+    return float(further[-1][0, 0])
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_detectors_equal_reference(launcher: HostLauncher, quantized: bool, seed: int) -> None:
+    rng = np.random.default_rng([seed, quantized])
+    found = [
+        check(launcher, random_spec(rng, quantized, int(rng.integers(1, 120))), rng, f"seed {seed}, case {case}")
+        for case in range(scaled(12))
+    ]
+    assert max(found) > 3
+
+
+@pytest.mark.parametrize("regular", [False, True])
+def test_many_anchors(launcher: HostLauncher, regular: bool, seed: int) -> None:
+    rng = np.random.default_rng([seed, regular])
+    boxes = MANY_ANCHORS + int(rng.integers(1, 300))
+    classes = {"classes": 2, "num_classes": 2} if regular else {"classes": 4, "num_classes": 3}
+    spec = random_spec(rng, False, boxes, use_regular_nms=regular, score_threshold=0.5, max_detections=9, **classes)
+    assert check(launcher, spec, rng, f"seed {seed}") > 0
+
+
+def test_scores_in_any_order(launcher: HostLauncher, seed: int) -> None:
+    """Keys order scores as numbers do: both signs, both zeros, infinities; NaN counts for nothing."""
+    values = np.array([-np.inf, -3.5, -1e-42, -0.0, 0.0, 1e-42, 0.25, 1.0, np.inf], F)
+    assert [int(score_key(value)) for value in values] == sorted(int(score_key(value)) for value in values)
+    assert score_key(-0.0) == score_key(0.0)
+    assert score_key(np.nan) > score_key(np.inf)
+    rng = np.random.default_rng(seed)
+    for regular in (False, True):
+        for threshold in (-np.inf, 0.0, 0.1, np.inf, np.nan):
+            spec = random_spec(
+                rng, False, 40, use_regular_nms=regular, score_threshold=threshold, classes=4, num_classes=3
+            )
+            boxes, scores, anchors = random_inputs(rng, spec, 1)
+            scores = rng.choice(np.append(values, F(np.nan)), scores.shape)
+            first, *further = reference(spec, EXACT, boxes, scores, anchors[None])
+            layer = pack(spec, EXACT, (None, None, anchors))
+            context = f"seed {seed}: {spec}"
+            run_layer(launcher, layer, [boxes, scores], first, rng, context, gaps=False, align=4, further=further)
+
+
+def test_exponential_beside_the_c_library(seed: int) -> None:
+    """Within a unit in the last place of math.exp, glibc's where there is glibc, and nearly always equal."""
+    rng = np.random.default_rng(seed)
+    x = np.concatenate([rng.uniform(-5, 5, 20_000), rng.uniform(-700, 700, 20_000)])
+    want, got = np.array([math.exp(value) for value in x]), exponential_f64.exp(x)
+    assert np.abs(got - want).max() <= np.spacing(want[np.abs(got - want).argmax()])
+    assert np.mean(got != want) < 0.01
+    ends = exponential_f64.exp(np.array([0.0, -0.0, np.inf, -np.inf, 1e300, -1e300, 709.9, -760.0, np.nan]))
+    assert ends.tolist()[:-1] == [1, 1, np.inf, 0, np.inf, 0, np.inf, 0]
+    assert np.isnan(ends[-1])
+
+
+def test_what_a_kernel_cannot_say_is_refused(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    spec = random_spec(rng, False, 5)
+    boxes, _, anchors = random_inputs(rng, spec, 1)
+    with pytest.raises(InputValueError, match="on a GPU encodings and scores must be activations"):
+        pack(spec, EXACT, (boxes, None, anchors))
+    anchors[2, 3] = -0.5
+    with pytest.raises(InputValueError, match="on a GPU anchors must not have a negative height or width"):
+        pack(spec, EXACT, (None, None, anchors))
+
+
+@pytest.mark.parametrize("profile", ["litert_ref", "xnnpack"])
+def test_models(launcher: HostLauncher, profile: str, seed: int) -> None:
+    """Models with this operator alone: calls, batches and every tensor, as on the CPU."""
+    for number in range(4):
+        content, values, _ = peers.random_case(np.random.default_rng([seed, number]))
+        ours = Model(plan_program(read(content), Device("cuda"), profile, launcher))
+        cpu = gpuq.load(content, device="cpu", numerics=profile)
+        given = [np.concatenate([value, value[:, ::-1]]) for value in values]
+        where = f"case {number}, seed {seed}"
+        for got, want in zip(ours(*given), cpu(*given), strict=True):
+            assert_equal_bits(got, want, where)
+        wanted = cpu.tensors(*given)
+        for index, got in ours.tensors(*given).items():
+            assert_equal_bits(got, wanted[index], f"tensor {index}, {where}")
