@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ import pytest
 
 import gpuq
 from gpuq.cuda.detection_post_process import MANY_ANCHORS, pack, score_key
+from gpuq.cuda.kernel import Kernel, Launch, Pointer
 from gpuq.devices import Device
 from gpuq.errors import InputValueError
 from gpuq.model.model import Model
 from gpuq.model.planner import plan_program
 from gpuq.model.tflite_reader import read
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops.detection_post_process import DetectionPostProcessSpec, reference
+from gpuq.ops.detection_post_process import DetectionPostProcessSpec, decoded, overlaps, reference
 from gpuq.ops.float32 import exponential_f64
 from gpuq.quant import Quant
 
@@ -47,7 +49,7 @@ def random_spec(rng: np.random.Generator, quantized: bool, boxes: int, **changes
         "scales": (10.0, 10.0, 5.0, 5.0),
         "use_regular_nms": bool(rng.integers(2)),
         "box_quant": Quant(0.06, 128, dtype="uint8") if quantized else None,
-        "score_quant": Quant(1 / 256, int(rng.choice([0, 3])), dtype="uint8") if quantized else None,
+        "score_quant": Quant(0.0039, int(rng.choice([0, 3])), dtype="uint8") if quantized else None,
         "anchor_quant": Quant(1 / 256, 0, dtype="uint8") if quantized else None,
     }
     return DetectionPostProcessSpec(**(options | changes))
@@ -56,21 +58,23 @@ def random_spec(rng: np.random.Generator, quantized: bool, boxes: int, **changes
 def random_inputs(
     rng: np.random.Generator, spec: DetectionPostProcessSpec, runs: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Encodings, scores with many equal ones, and anchors."""
+    """Encodings, scores with many equal ones, and anchors, some of them like others."""
+    same = rng.permutation(spec.boxes)[: spec.boxes // 4]
     boxes, scores = (runs, 1, spec.boxes, spec.coordinates), (runs, 1, spec.boxes, spec.classes)
     if spec.box_quant is not None:
         top = int(rng.choice([20, 256]))
-        return (
-            rng.integers(0, 256, boxes).astype(np.uint8),
-            rng.integers(0, top, scores).astype(np.uint8),
-            rng.integers(0, 256, (spec.boxes, 4)).astype(np.uint8),
-        )
+        codes = rng.integers(0, 256, boxes).astype(np.uint8)
+        places = rng.integers(0, 256, (spec.boxes, 4)).astype(np.uint8)
+        codes[:, :, same], places[same] = codes[:, :, :1], places[0]
+        return codes, rng.integers(0, top, scores).astype(np.uint8), places
     anchors = np.concatenate([rng.uniform(0, 1, (spec.boxes, 2)), rng.uniform(0, 0.6, (spec.boxes, 2))], axis=1)
     values = rng.uniform(0, 1, scores)
     if rng.random() < 0.5:
         values = np.round(values * 9) / 9  # equal scores
         values[rng.random(scores) < 0.1] = -0.0
-    return rng.normal(0, 3, boxes).astype(F), values.astype(F), anchors.astype(F)
+    encodings = rng.normal(0, 3, boxes)
+    encodings[:, :, same], anchors[same] = encodings[:, :, :1], anchors[0]
+    return encodings.astype(F), values.astype(F), anchors.astype(F)
 
 
 def check(launcher: HostLauncher, spec: DetectionPostProcessSpec, rng: np.random.Generator, context: object) -> float:
@@ -91,6 +95,39 @@ def test_detectors_equal_reference(launcher: HostLauncher, quantized: bool, seed
         for case in range(scaled(12))
     ]
     assert max(found) > 3
+
+
+def test_overlaps_to_the_last_bit(launcher: HostLauncher, seed: int) -> None:
+    """A threshold that is two boxes' overlap keeps both; the next lower number one of them."""
+    rng = np.random.default_rng(seed)
+    scores = np.array([0.9, 0.8], F).reshape(1, 1, 2, 1)
+    for case in range(scaled(20)):
+        boxes = rng.normal(0, 1, (1, 1, 2, 4)).astype(F)
+        anchors = rng.uniform(0.3, 0.7, (2, 4)).astype(F)
+        corners = decoded(random_spec(rng, False, 2, coordinates=4), boxes[0, 0], anchors)
+        (overlap,) = overlaps(corners[0], corners[1:])
+        if overlap == 0:
+            continue
+        for threshold, number in ((overlap, 2), (np.nextafter(overlap, F(0)), 1)):
+            changes = {"coordinates": 4, "classes": 1, "num_classes": 1, "max_detections": 2, "score_threshold": 0.0}
+            spec = random_spec(rng, False, 2, iou_threshold=float(threshold), detections_per_class=2, **changes)
+            first, *further = reference(spec, EXACT, boxes, scores, anchors[None])
+            assert further[-1][0, 0] == number
+            layer = pack(spec, EXACT, (None, None, anchors))
+            context = f"seed {seed}, case {case}: {spec}"
+            run_layer(launcher, layer, [boxes, scores], first, rng, context, gaps=False, align=4, further=further)
+
+
+@pytest.mark.parametrize("regular", [False, True])
+def test_scores_within_vectors_and_behind(launcher: HostLauncher, regular: bool, seed: int) -> None:
+    """All scores come out: 48 of them are converted in vectors, 7 are not."""
+    rng = np.random.default_rng(seed)
+    changes = {"classes": 5, "num_classes": 5, "max_detections": 55, "max_classes_per_detection": 5}
+    changes |= {"score_threshold": -1.0, "iou_threshold": 1.0, "detections_per_class": 11}
+    spec = random_spec(rng, True, 11, use_regular_nms=regular, score_quant=Quant(0.0039, 77, dtype="uint8"), **changes)
+    within, behind = pack(spec, EXACT, (None, None, random_inputs(rng, spec, 1)[2])).constants["score_table"]
+    assert np.mean(within != behind) > 0.2
+    assert check(launcher, spec, rng, f"seed {seed}") == (55 if regular else 11)
 
 
 @pytest.mark.parametrize("regular", [False, True])
@@ -120,6 +157,19 @@ def test_scores_in_any_order(launcher: HostLauncher, seed: int) -> None:
             layer = pack(spec, EXACT, (None, None, anchors))
             context = f"seed {seed}: {spec}"
             run_layer(launcher, layer, [boxes, scores], first, rng, context, gaps=False, align=4, further=further)
+
+
+def test_exponential_equals_its_twin(seed: int) -> None:
+    """kernels_cuda/exponential_f64.cuh against gpuq/ops/float32/exponential_f64.py."""
+    rng = np.random.default_rng(seed)
+    x = np.concatenate([rng.normal(0, 3, 20_000), rng.uniform(-760, 760, 20_000), rng.normal(0, 1e-9, 1000)])
+    x = np.concatenate([x, [0.0, -0.0, np.inf, -np.inf, 800.0, -800.0, 1e300, -1e300]])
+    found = np.zeros(x.size)
+    kernel = Kernel("exponentials_f64", "exponentials_f64.cu", "exponentials_f64", (), (256, 1, 1))
+    arguments = (Pointer(x), Pointer(exponential_f64.parts()), Pointer(found), np.int64(x.size))
+    with HostLauncher(folder=Path(__file__).parent / "host_cuda" / "kernels") as launcher:
+        launcher.launch(Launch(kernel, (-(-x.size // 256), 1, 1), arguments), seeds=(1,))
+    assert_equal_bits(found, exponential_f64.exp(x), f"seed {seed}")
 
 
 def test_exponential_beside_the_c_library(seed: int) -> None:

@@ -124,7 +124,7 @@ def reference(
     columns = run_shape(scores, (spec.boxes, spec.classes))
     places = centred(anchors.reshape(spec.boxes, 4), spec.anchor_quant)
     for run in range(runs):
-        corners = _decoded(spec, centred(encodings[run, :, :4], spec.box_quant), places)
+        corners = decoded(spec, centred(encodings[run, :, :4], spec.box_quant), places)
         values = columns[run]
         if spec.score_quant is not None:
             # The runtime's own vectorized conversion, whatever the kernels beside it.
@@ -151,7 +151,7 @@ def centred(codes: npt.NDArray[Any], quant: Quant | None) -> FloatArray:
     return (codes.astype(np.float32) - np.float32(quant.scalar_zero_point())) * np.float32(quant.scalar_scale())
 
 
-def _decoded(spec: DetectionPostProcessSpec, boxes: FloatArray, anchors: FloatArray) -> FloatArray:
+def decoded(spec: DetectionPostProcessSpec, boxes: FloatArray, anchors: FloatArray) -> FloatArray:
     """(boxes, 4): ymin, xmin, ymax, xmax."""
     encoded, placed = boxes.astype(np.float64), anchors.astype(np.float64)
     scales = np.array(spec.scales, np.float32).astype(np.float64)
@@ -177,11 +177,11 @@ def _taken(spec: DetectionPostProcessSpec, corners: FloatArray, scores: FloatArr
             continue
         taken.append(int(anchor))
         behind = order[position + 1 :]
-        active[position + 1 :] &= ~(_overlaps(corners[anchor], corners[behind]) > np.float32(spec.iou_threshold))
+        active[position + 1 :] &= ~(overlaps(corners[anchor], corners[behind]) > np.float32(spec.iou_threshold))
     return taken
 
 
-def _overlaps(box: FloatArray, others: FloatArray) -> FloatArray:
+def overlaps(box: FloatArray, others: FloatArray) -> FloatArray:
     """Intersection over union in float32, NaN as in std::max and std::min; 0 where an area is not positive."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         area = (box[2] - box[0]) * (box[3] - box[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import flatbuffers
@@ -11,7 +12,9 @@ from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
 import gpuq
+from gpuq.devices import Device
 from gpuq.errors import InputValueError, MalformedModel
+from gpuq.model.planner import plan_program
 from gpuq.model.tflite_reader import read
 from gpuq.model.tflite_writer import write
 from tests.compare import assert_equal_bits
@@ -126,6 +129,19 @@ def test_batches_are_runs(seed: int) -> None:
     for run in range(2):
         for one, other in zip(model(*(value[run : run + 1] for value in again)), together, strict=True):
             assert_equal_bits(one, other[run : run + 1], f"run {run}, seed {seed}")
+
+
+def test_constants_are_folded(seed: int) -> None:
+    """All outputs of an operator without activations are constants."""
+    content, values, _ = random_case(np.random.default_rng([seed, 5]))
+    graph = read(content)
+    tensors = list(graph.tensors)
+    for index, value in zip(graph.inputs, values, strict=True):
+        tensors[index] = replace(tensors[index], data=value)
+    folded = replace(graph, tensors=tuple(tensors), inputs=())
+    constants = plan_program(folded, Device("cpu"), "litert_ref").constants
+    for index, want in zip(graph.outputs, gpuq.load(content, device="cpu")(*values), strict=True):
+        assert_equal_bits(constants[index], want, f"seed {seed}")
 
 
 def test_writing_keeps_the_options(seed: int) -> None:
