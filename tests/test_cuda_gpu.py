@@ -323,6 +323,21 @@ def test_joined_operators_and_tensors_in_place(gpu: Gpu, dtype: str, seed: int) 
     test_cuda_networks.test_joined_operators_and_tensors_in_place(gpu.launcher, dtype, seed)
 
 
+@pytest.mark.parametrize(("profile", "dtype"), [("litert_ref", "int16"), ("tflm", "int8")])
+def test_state_in_sessions(gpu: Gpu, profile: str, dtype: str, seed: int) -> None:
+    pytest.importorskip("ai_edge_litert")
+    from .test_cuda_svdf import test_sessions
+
+    test_sessions(gpu.launcher, profile, dtype, seed)
+
+
+def test_detectors(gpu: Gpu, seed: int) -> None:
+    pytest.importorskip("ai_edge_litert")
+    from .test_cuda_detection import test_models
+
+    test_models(gpu.launcher, "litert_ref", seed)
+
+
 def test_calls_leave_nothing_behind(gpu: Gpu, seed: int) -> None:
     content = resource("examples", "digits", "digits_int8.tflite").read_bytes()
     model = gpuq.load(content, device="cuda")
