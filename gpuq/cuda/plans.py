@@ -37,6 +37,7 @@ from gpuq.cuda import (
     softmax_int16,
     svdf,
     transpose_conv,
+    unidirectional_sequence_lstm,
 )
 from gpuq.cuda import fusion as fusing
 from gpuq.cuda.epilogue import Fusion
@@ -70,6 +71,7 @@ from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.spec import INT16, Shape, Spec
 from gpuq.ops.svdf import SvdfSpec
 from gpuq.ops.transpose_conv import TransposeConvSpec
+from gpuq.ops.unidirectional_sequence_lstm import UnidirectionalSequenceLstmSpec
 
 # Batches and layouts whose launches a plan keeps ready.
 KEPT_LAUNCHES = 64
@@ -209,6 +211,8 @@ def layer_of(
         return detection_post_process.pack(spec, rule, constants)
     if isinstance(spec, SvdfSpec):
         return svdf.pack(spec, rule, constants)
+    if isinstance(spec, UnidirectionalSequenceLstmSpec):
+        return unidirectional_sequence_lstm.pack(spec, rule, constants)
     for pack_plain in (numbers.pack, float32.pack, reduce_numbers.pack):
         plain = pack_plain(spec, rule, constants)
         if plain is not None:

@@ -172,7 +172,7 @@ class UnidirectionalSequenceLstmSpec(Spec):
         return self.w_quants[0] is not None
 
     @property
-    def x_shape(self) -> Shape:
+    def x_shape(self) -> tuple[int, int, int]:
         return (*self._outer, self.in_c)
 
     @property
@@ -185,7 +185,7 @@ class UnidirectionalSequenceLstmSpec(Spec):
         return self.output_shapes[0]
 
     @property
-    def _outer(self) -> Shape:
+    def _outer(self) -> tuple[int, int]:
         return (self.steps, self.batch) if self.time_major else (self.batch, self.steps)
 
     @property

@@ -1,0 +1,157 @@
+"""gpuq.cuda.unidirectional_sequence_lstm: random layers of every variant, run thread by thread on the CPU, and whole networks
+of them in sessions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+import gpuq
+from gpuq import profiles
+from gpuq.cuda.layer import Traits
+from gpuq.cuda.unidirectional_sequence_lstm import CHOICES, LstmChoice, pack
+from gpuq.devices import Device
+from gpuq.errors import InputValueError
+from gpuq.model.model import Model
+from gpuq.model.planner import plan_program
+from gpuq.model.tflite_reader import read
+from gpuq.ops.registry import references
+from gpuq.ops.unidirectional_sequence_lstm import UnidirectionalSequenceLstmSpec
+
+from .compare import assert_equal_bits
+from .cuda_layers import launcher, random_codes, scaled
+from .cuda_operators import run_layer
+from .host_cuda.runner import HostLauncher
+from .lstm_layers import Sizes, Variant, lstm_layer
+
+__all__ = ["launcher"]
+
+VARIANTS = [Variant(*flags) for flags in itertools.product((False, True), repeat=5)]
+PLAIN = [variant for variant in VARIANTS if not (variant.cifg or variant.is_extended)]
+
+
+def read_layer(content: bytes) -> tuple[UnidirectionalSequenceLstmSpec, list[Any]]:
+    """The layer of a file, and its operands: None of the input and the states."""
+    graph = read(content)
+    (node,) = graph.nodes
+    assert isinstance(node.spec, UnidirectionalSequenceLstmSpec)
+    return node.spec, [graph.tensors[index].data if index >= 0 else None for index in node.inputs]
+
+
+def check(
+    launcher: HostLauncher, content: bytes, profile: str, choice: Any, rng: np.random.Generator, where: str
+) -> set[int]:
+    """One call from random states, of one to five runs; the codes of the output."""
+    spec, operands = read_layer(content)
+    rule = profiles.resolve(profile, spec)
+    layer = pack(spec, rule, operands)
+    runs = int(rng.integers(1, 6))
+    x, hidden = (random_codes(rng, (runs, *shape), "int8") for shape in (spec.x_shape, spec.output_shapes[1]))
+    cells = random_codes(rng, (runs, *spec.output_shapes[2]), "int16")
+    want, *further = references(spec, rule, x, hidden, cells, *operands[3:])
+    run_layer(
+        launcher,
+        layer,
+        [x, hidden, cells],
+        want,
+        rng,
+        f"{where}, {runs} runs, {profile}: {spec}",
+        gaps=False,
+        align=int(rng.choice([1, 4])),
+        further=further,
+        updates={1: 1, 2: 2} if rng.random() < 0.5 else None,
+        choice=choice,
+    )
+    return set(want.reshape(-1).tolist())
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=[choice.name for choice in CHOICES])
+def test_layers_equal_reference(launcher: HostLauncher, choice: LstmChoice, seed: int) -> None:
+    seen: set[int] = set()
+    for number in range(scaled(len(VARIANTS))):
+        rng, variant = np.random.default_rng([seed, number]), VARIANTS[number % len(VARIANTS)]
+        content = lstm_layer(rng, variant)
+        seen |= check(launcher, content, "litert_ref", choice, rng, f"seed {seed}, case {number}, {variant}")
+    assert len(seen) > 200, "the codes must spread"
+
+
+@pytest.mark.parametrize("profile", ["tflm", "single"])
+def test_layers_of_tflite_micro_equal_reference(launcher: HostLauncher, profile: str, seed: int) -> None:
+    for number in range(scaled(12)):
+        rng = np.random.default_rng([seed, number])
+        choice = CHOICES[number % len(CHOICES)] if profile == "tflm" else CHOICES[0]
+        content = lstm_layer(rng, PLAIN[number % len(PLAIN)])
+        check(launcher, content, profile, choice, rng, f"seed {seed}, case {number}")
+
+
+@pytest.mark.parametrize(
+    "variant", [VARIANTS[0], Variant(peepholes=True, projection=True, norms=True)], ids=["plain", "all"]
+)
+def test_more_cells_than_threads(launcher: HostLauncher, variant: Variant, seed: int) -> None:
+    """Several pairs, cells and outputs for each thread, and states beyond what shared memory is given."""
+    rng = np.random.default_rng(seed)
+    content = lstm_layer(rng, variant, Sizes(2, 2, 9, 1100, 601 if variant.projection else 1100))
+    spec, operands = read_layer(content)
+    layer = pack(spec, profiles.resolve("litert_ref", spec), operands)
+    assert [choice.name for choice in layer.choices(1, Traits(80, 100))] == [CHOICES[1].name, CHOICES[2].name]
+    for choice in CHOICES[1:]:
+        check(launcher, content, "litert_ref", choice, rng, f"seed {seed}")
+
+
+def test_layer_normalization_of_sums_that_are_nearly_alike(launcher: HostLauncher, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    content = lstm_layer(rng, Variant(norms=True), Sizes(1, 3, 20, 100, 100), alike=True)
+    check(launcher, content, "litert_ref", CHOICES[0], rng, f"seed {seed}")
+
+
+def test_choices_by_the_number_of_items(seed: int) -> None:
+    spec, operands = read_layer(lstm_layer(np.random.default_rng(seed), Variant(), Sizes(1, 2, 3, 64, 64)))
+    layer = pack(spec, profiles.resolve("litert_ref", spec), operands)
+    assert [choice.name for choice in layer.choices(8, Traits(80, 100))] == [
+        "lstm_steps_dp4a_1",
+        "lstm_steps_dp4a_4",
+        "lstm_steps_dp4a_1_global",
+    ]
+    assert layer.choices(1000, Traits(80, 100))[0].name == "lstm_steps_dp4a_4"
+    with pytest.raises(InputValueError, match="on a GPU the input must be an activation"):
+        pack(spec, profiles.resolve("litert_ref", spec), [np.zeros((1, 2, 3), np.int8), *operands[1:]])
+
+
+SESSIONS = [
+    ("litert_ref", VARIANTS[0]),
+    ("litert_opt", Variant(cifg=True, time_major=True)),
+    ("xnnpack", Variant(peepholes=True)),
+    ("litert_ref", Variant(projection=True)),
+    ("litert_ref", Variant(norms=True, time_major=True)),
+    ("litert_ref", VARIANTS[-1]),
+    ("tflm", VARIANTS[0]),
+    ("single", Variant(time_major=True)),
+]
+
+
+@pytest.mark.parametrize(("profile", "variant"), SESSIONS)
+def test_sessions(launcher: HostLauncher, profile: str, variant: Variant, seed: int) -> None:
+    """Sessions, calls from the initial state and batches, each as on the CPU, step by step and as one graph."""
+    rng = np.random.default_rng(seed)
+    content = lstm_layer(rng, variant)
+    ours = Model(plan_program(read(content), Device("cuda"), profile, launcher))
+    cpu = gpuq.load(content, device="cpu", numerics=profile)
+    lead, *shape = cpu.graph.tensors[cpu.graph.inputs[0]].shape
+    frames = rng.integers(-128, 128, (4, 3 * lead, *shape)).astype(np.int8)
+    session, wanted = ours.session(3), cpu.session(3)
+    for invoke, frame in enumerate(frames):
+        where = f"{variant}, invoke {invoke}, {profile}, seed {seed}"
+        assert_equal_bits(session(frame), wanted(frame), where)
+        assert_equal_bits(ours(frame), cpu(frame), f"from the start, {where}")
+        for state in cpu.graph.variables:
+            got, kept = (each._workspace.view(state.index) for each in (session, wanted))
+            assert_equal_bits(got, kept, f"{state.name}, {where}")
+    session.reset()
+    assert_equal_bits(session(frames[1]), cpu(frames[1]), f"after a reset, {variant}, seed {seed}")
+    want = cpu.tensors(frames[0])
+    for index, got in ours.tensors(frames[0]).items():
+        assert_equal_bits(got, want[index], f"tensor {index}, {variant}, seed {seed}")
