@@ -117,7 +117,7 @@ __device__ void normalize(short* z, const short* __restrict__ norms, const int* 
 //   old_, new_  hidden (items, out_c) and cells (items, units): may be the same memory
 //   ..._bound   magnitudes to clip to; negative for none
 //   keep_, add_ factors of f * c and i * g, if MICRO; else a product's right shifts are 15 and add_shift
-extern "C" __global__ void __launch_bounds__(THREADS) lstm_steps_dp4a(
+extern "C" __global__ void __launch_bounds__(THREADS, ITEMS > 1 ? 1 : 2) lstm_steps_dp4a(
     const short* __restrict__ parts, const int4* __restrict__ r, const int* __restrict__ offsets,
     const int* __restrict__ gates, const short* __restrict__ holes, const short* __restrict__ norms,
     const int* __restrict__ norm_bias, const int4* __restrict__ projection,
@@ -131,10 +131,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) lstm_steps_dp4a(
   const int pairs = gate_count * units;
   const int h_quads = (out_c + 15) / 16;
   const int m_quads = projection ? (units + 15) / 16 : 0;
-  const int item_bytes = 16 * (h_quads + m_quads) + 2 * (pairs + units);
 #if IN_SHARED
   DYNAMIC_SHARED(unsigned char, memory);
 #else
+  const int item_bytes = 16 * (h_quads + m_quads) + 2 * (pairs + units);
   unsigned char* const memory =
       scratch + static_cast<long long>(blockIdx.x) * ((ITEMS * item_bytes + 15) / 16 * 16);
 #endif
@@ -147,14 +147,19 @@ extern "C" __global__ void __launch_bounds__(THREADS) lstm_steps_dp4a(
 
   const long long first = static_cast<long long>(blockIdx.x) * ITEMS;
   const int count = items - first < ITEMS ? static_cast<int>(items - first) : ITEMS;
-  // Of each item, its first row of parts and y, and its first cell among those that make a step together.
+  // Of each item, its first row of parts and y.
   SHARED(long long, starts, [ITEMS]);
+#if !MICRO
+  // And its first cell among those that make a step together.
   SHARED(int, positions, [ITEMS]);
+#endif
   const int stride = time_major ? batch : 1;
   if (thread < count) {
     const long long item = first + thread;
     starts[thread] = time_major ? item / batch * steps * batch + item % batch : item * steps;
+#if !MICRO
     positions[thread] = time_major ? static_cast<int>(item % batch) * units : 0;
+#endif
   }
   const FixedPointFactor hidden_factor = {hidden_multiplier, hidden_shift};
   const short* const sigmoid = tables;

@@ -40,8 +40,8 @@ INPUT_THREADS = 256
 TILE = 64
 STEP_THREADS = 512
 ITEMS = (4, 1)
-SHARED_BYTES = 40 << 10
-"""Of a block's states at most, which leaves room for a second block on every architecture but sm_75."""
+SHARED_BYTES = 47 << 10
+"""Of a block's states at most: what every GPU has, less the kernel's own."""
 
 
 def inputs_kernel(rule: str = "RULE_V1") -> Kernel:
@@ -70,7 +70,7 @@ class LstmChoice:
     def kernel(self, rule: str = "RULE_V1", micro: bool = False, dynamic_shared_bytes: int = 0) -> Kernel:
         """lstm_steps_dp4a.cu; its head says what the arguments mean."""
         return Kernel(
-            name=self.name,
+            name=f"{self.name}{'_micro' if micro else ''}",
             source="lstm_steps_dp4a.cu",
             entry="lstm_steps_dp4a",
             defines=(
@@ -83,7 +83,11 @@ class LstmChoice:
 
 
 CHOICES = (*(LstmChoice(items) for items in ITEMS), LstmChoice(1, in_shared=False))
-KERNELS = (inputs_kernel(), *(choice.kernel() for choice in CHOICES))
+KERNELS = (
+    inputs_kernel(),
+    *(choice.kernel() for choice in CHOICES),
+    *(choice.kernel("RULE_V2", micro=True) for choice in CHOICES[:1]),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +169,8 @@ class LstmLayer(SeveralOutputs):
                 (tiles, 1, 1),
                 (
                     *(x.slot("x"), Slot("w"), Slot("input_offsets"), Slot("input_factors"), Slot("workspace")),
-                    *(np.int64(rows), *int32s(self.pairs, pair_tiles, spec.units, spec.in_c, words, aligned)),
+                    np.int64(rows),
+                    *int32s(self.pairs, pair_tiles, spec.units, spec.in_c, words, aligned),
                 ),
             ),
             Launch(
