@@ -43,15 +43,31 @@ def read_layer(content: bytes) -> tuple[UnidirectionalSequenceLstmSpec, list[Any
 
 
 def check(
-    launcher: HostLauncher, content: bytes, profile: str, choice: Any, rng: np.random.Generator, where: str
+    launcher: HostLauncher,
+    content: bytes,
+    profile: str,
+    choice: LstmChoice,
+    rng: np.random.Generator,
+    where: str,
+    *,
+    lowest: int = -128,
+    cells_up_to: int = 32768,
 ) -> set[int]:
-    """One call from random states, of one to five runs; the codes of the output."""
+    """One call of one to five runs, from random states; the codes of the output.
+
+    Args:
+        lowest: of the input; the output state starts at its zero point where this is not -128.
+        cells_up_to: what the magnitude of the cells is below.
+    """
     spec, operands = read_layer(content)
     rule = profiles.resolve(profile, spec)
     layer = pack(spec, rule, operands)
     runs = int(rng.integers(1, 6))
-    x, hidden = (random_codes(rng, (runs, *shape), "int8") for shape in (spec.x_shape, spec.output_shapes[1]))
-    cells = random_codes(rng, (runs, *spec.output_shapes[2]), "int16")
+    x = rng.integers(lowest, 128, (runs, *spec.x_shape)).astype(np.int8)
+    hidden = random_codes(rng, (runs, *spec.output_shapes[1]), "int8")
+    if lowest != -128:
+        hidden[...] = spec.state_quant.scalar_zero_point()
+    cells = rng.integers(-cells_up_to, cells_up_to, (runs, *spec.output_shapes[2])).astype(np.int16)
     want, *further = references(spec, rule, x, hidden, cells, *operands[3:])
     run_layer(
         launcher,
@@ -105,7 +121,17 @@ def test_more_cells_than_threads(launcher: HostLauncher, variant: Variant, seed:
 def test_layer_normalization_of_sums_that_are_nearly_alike(launcher: HostLauncher, seed: int) -> None:
     rng = np.random.default_rng(seed)
     content = lstm_layer(rng, Variant(norms=True), Sizes(1, 3, 20, 100, 100), alike=True)
-    check(launcher, content, "litert_ref", CHOICES[0], rng, f"seed {seed}")
+    check(launcher, content, "litert_ref", CHOICES[0], rng, f"seed {seed}", lowest=100)
+
+
+def test_cells_in_whole_blocks_see_peepholes_with_ties_up(launcher: HostLauncher, seed: int) -> None:
+    for number, (units, out_c) in enumerate([(48, 48), (40, 40), (50, 37), (33, 16), (40, 7)]):
+        for time_major in (False, True):
+            rng = np.random.default_rng([seed, number])
+            variant = Variant(peepholes=True, projection=out_c < units, time_major=time_major)
+            content = lstm_layer(rng, variant, Sizes(2, 2, 5, units, out_c))
+            where = f"{units} cells, {out_c} outputs, {variant}, seed {seed}"
+            check(launcher, content, "litert_ref", CHOICES[0], rng, where, cells_up_to=1000)
 
 
 def test_choices_by_the_number_of_items(seed: int) -> None:
