@@ -331,6 +331,14 @@ def test_state_in_sessions(gpu: Gpu, profile: str, dtype: str, seed: int) -> Non
     test_sessions(gpu.launcher, profile, dtype, seed)
 
 
+@pytest.mark.parametrize("case", range(8))
+def test_lstm_in_sessions(gpu: Gpu, case: int, seed: int) -> None:
+    pytest.importorskip("ai_edge_litert")
+    from .test_cuda_lstm import SESSIONS, test_sessions
+
+    test_sessions(gpu.launcher, *SESSIONS[case], seed)
+
+
 def test_detectors(gpu: Gpu, seed: int) -> None:
     pytest.importorskip("ai_edge_litert")
     from .test_cuda_detection import test_models
