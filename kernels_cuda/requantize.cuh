@@ -27,6 +27,7 @@ enum Rule {
   RULE_RECIPROCAL_F32 = 8,  // MEAN and SUM of XNNPACK
   RULE_AFFINE_F32 = 9,      // SUM of LiteRT's optimized kernels
   RULE_V1_BLOCKS = 10,      // V1U in whole blocks of channels, V1 in the rest
+  RULE_V4_INT28 = 11,       // V4 on sums modulo 2^28
 };
 
 // acc << shift modulo 2^32, without signed overflow.
@@ -163,6 +164,14 @@ struct Requantize<RULE_V4> {
   static __device__ __forceinline__ int apply(int acc, Factor factor, int zero_point) {
     // Saturates beyond int32; the clamp that follows gives the same end.
     return with_zero_point(__float2int_rn(__fmul_rn(__int2float_rn(acc), factor)), zero_point);
+  }
+};
+
+template <>
+struct Requantize<RULE_V4_INT28> {
+  typedef float Factor;
+  static __device__ __forceinline__ int apply(int acc, Factor factor, int zero_point) {
+    return Requantize<RULE_V4>::apply(wrapping_shift_left(acc, 4) >> 4, factor, zero_point);
   }
 };
 

@@ -9,7 +9,7 @@ from gpuq.cuda.conv2d import DIRECT_TILES, IGEMM_TILES, Conv2dChoice
 from gpuq.cuda.conv2d_gemm import PADDED_K, IgemmTile
 from gpuq.cuda.fully_connected import pack
 from gpuq.cuda.layer import Traits
-from gpuq.numerics import Rounding, Rule
+from gpuq.numerics import Bounds, Product, Rounding, Rule
 from gpuq.ops.fully_connected import FullyConnectedSpec, reference
 from gpuq.quant import Quant
 
@@ -96,6 +96,26 @@ def test_sums_of_more_than_2_to_the_16_taps(launcher: HostLauncher, choice: Conv
     want = reference(spec, Rule(Rounding.V6), x, weights)
     check_layer(launcher, layer, choice, x, want, rng, f"seed {seed}: {choice}", align=16)
     check(launcher, random_spec(rng, False, 16, False, RULES[0], in_c), Rule(Rounding.V1), choice, rng, "", 16)
+
+
+@pytest.mark.parametrize("choice", [CHOICES[0], CHOICES[-1]], ids=lambda choice: choice.name)
+def test_sums_of_28_bits(launcher: HostLauncher, choice: Conv2dChoice, seed: int) -> None:
+    rng, rule = np.random.default_rng(seed), Rule(Rounding.V4_INT28, Product.ALL_F32, Bounds.EVEN)
+    for near in (1 << 10, (1 << 27) - 3000, (1 << 31) - 3000):
+        spec = FullyConnectedSpec(
+            in_c=6,
+            out_c=4,
+            x_quant=Quant(0.5),
+            w_quant=Quant(0.5),
+            out_quant=Quant(2.0**-2 * near / 100),
+            weight_bits=4,
+        )
+        x, weights = random_codes(rng, (5, 6), np.int8), rng.integers(-8, 8, (4, 6)).astype(np.int8)
+        bias = (near + rng.integers(0, 3000, 4)).astype(np.int32)
+        layer = pack(spec, rule, weights, bias)
+        assert layer.conv2d.epilogue.rule == ("RULE_V4" if near == 1 << 10 else "RULE_V4_INT28")
+        want = reference(spec, rule, x, weights, bias)
+        check_layer(launcher, layer, choice, x, want, rng, f"seed {seed}, {near}: {choice}")
 
 
 def test_vectors_are_not_tiled() -> None:

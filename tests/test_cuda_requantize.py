@@ -82,13 +82,19 @@ def test_v3_on_64_bit_sums(seed: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rule", "dtype"), [("RULE_V4", np.float32), ("RULE_V6", np.float64)])
-def test_floating_point_rules(rule: str, dtype: type, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("rule", "dtype", "requantize"),
+    [
+        ("RULE_V4", np.float32, numerics.requantize_v4),
+        ("RULE_V4_INT28", np.float32, numerics.requantize_v4_int28),
+        ("RULE_V6", np.float64, numerics.requantize_v6),
+    ],
+)
+def test_floating_point_rules(rule: str, dtype: type, requantize: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
     acc = rng.integers(INT32.min, INT32.max + 1, RANDOM) >> rng.integers(0, 31, RANDOM)
     reals = (2.0 ** rng.uniform(-32, 8, RANDOM)).astype(dtype)
     reals[: RANDOM // 2] = 2.0 ** rng.integers(-20, 1, RANDOM // 2)  # exact ties
-    requantize = numerics.requantize_v4 if rule == "RULE_V4" else numerics.requantize_v6
     want = np.clip(requantize(acc, reals), INT32.min, INT32.max).astype(np.int32)
     assert_equal_bits(run(rule, acc.astype(np.int32), reals, 0), want, f"{rule} seed {seed}")
 

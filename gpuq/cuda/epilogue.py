@@ -35,6 +35,7 @@ _RULES = {
     Rounding.V2: "RULE_V2",
     Rounding.V3: "RULE_V3",
     Rounding.V4: "RULE_V4",
+    Rounding.V4_INT28: "RULE_V4_INT28",
     Rounding.V6: "RULE_V6",
 }
 
@@ -228,7 +229,7 @@ def pack_factors(
         can_clear: see pack_epilogue.
     """
     none = np.zeros(reals.shape, np.bool_)
-    if rounding is Rounding.V4:
+    if rounding in (Rounding.V4, Rounding.V4_INT28):
         return reals.astype(np.float32), _RULES[rounding], none
     if rounding is Rounding.V6:
         return reals.astype(np.float64), _RULES[rounding], none
