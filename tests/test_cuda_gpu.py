@@ -16,7 +16,7 @@ from gpuq.cuda import conv2d, conv2d_gemm, conv2d_stem, depthwise_conv2d, unavai
 from gpuq.cuda.layer import Layer
 from gpuq.cuda.layout import ImageOperand
 from gpuq.cuda.plans import CudaPlan, layer_of
-from gpuq.errors import InputTypeError
+from gpuq.errors import InputTypeError, InputValueError
 from gpuq.numerics import Rule
 from gpuq.ops import conv2d as conv2d_op
 from gpuq.ops import depthwise_conv2d as depthwise_op
@@ -344,6 +344,39 @@ def test_detectors(gpu: Gpu, seed: int) -> None:
     from .test_cuda_detection import test_models
 
     test_models(gpu.launcher, "litert_ref", seed)
+
+
+def test_refused_data(gpu: Gpu) -> None:
+    pytest.importorskip("ai_edge_litert", reason="networks are built with it")
+    from . import test_cuda_status as status
+
+    model = gpuq.load(status.looking_up(), device="cuda")
+    for given, text in ((status.OUTSIDE, status.INDEX), (status.BY_ZERO, status.DIVISOR)):
+        with pytest.raises(InputValueError, match=text):
+            model(*given)
+        status.check_good(model)
+        batches = model.run_batches([status.GOOD, given])
+        next(batches)
+        with pytest.raises(InputValueError, match=text):
+            next(batches)
+    rows, _ = model(*(gpu.upload(x) for x in status.OUTSIDE))
+    assert rows.get().tolist() == [[[4, 5], [0, 1]], [[2, 3], [4, 5]]]
+
+
+def test_float_operators(gpu: Gpu, seed: int) -> None:
+    pytest.importorskip("ai_edge_litert", reason="networks are built with it")
+    from .peers import test_float32 as floats
+
+    ran = 0
+    for number, draw in enumerate((floats.elementwise, floats.reductions, floats.movements, floats.layers)):
+        rng = np.random.default_rng([seed, number])
+        for case in draw(rng):
+            model, values, profile = case.model(), case.values(rng), "xnnpack" if case.op == "ELU" else "litert_ref"
+            want = gpuq.load(model, device="cpu", numerics=profile)(*values)
+            got = gpuq.load(model, device="cuda", numerics=profile)(*values)
+            assert_equal_bits(got, want, f"{case.op} {[tensor.shape for tensor in case.inputs]}, seed {seed}")
+            ran += 1
+    assert ran > 40
 
 
 def test_calls_leave_nothing_behind(gpu: Gpu, seed: int) -> None:
