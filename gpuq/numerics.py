@@ -45,6 +45,8 @@ class Rounding(Enum):
     V1U_BLOCK16 = "v1u_block16"
     """V1U in whole blocks of 16 channels (MEAN) or elements (QUANTIZE, TRANSPOSE_CONV of uint8), V1 in the rest
     (LiteRT's optimized kernels)."""
+    V1_SIGNED = "v1_signed"
+    """V1 by multipliers that may be negative, whose ties go up (LEAKY_RELU of int16 in LiteRT's optimized kernels)."""
     V2 = "v2"
     """One rounding, ties up (TFLITE_SINGLE_ROUNDING, CMSIS-NN's single rounding, ruy on ARM)."""
     V3 = "v3"
@@ -52,6 +54,8 @@ class Rounding(Enum):
     V1_EARLY_SHIFT_BLOCK16 = "v1_early_shift_block16"
     """V1, but in whole blocks of 16 elements an input's right shift goes into the extra bits, before the product (ADD
     of int16 in LiteRT's optimized kernels)."""
+    POWER_OF_TWO = "power_of_two"
+    """Right shifts, ties away from zero (ADD and SUB of int16 with pot_scale_int16 in LiteRT)."""
     V4 = "v4"
     """One float32 product, rounded half to even (XNNPACK)."""
     V4_INT28 = "v4_int28"
@@ -65,7 +69,8 @@ class Rounding(Enum):
     Q11 = "q11"
     """Weights in 1/2048 from float32 positions, one shift, ties up (RESIZE_BILINEAR of XNNPACK)."""
     FIXED_POINT = "fixed_point"
-    """gemmlowp fixed-point functions (SOFTMAX, HARD_SWISH, L2_NORMALIZATION; LOGISTIC, TANH in TFLite Micro)."""
+    """gemmlowp fixed-point functions (SOFTMAX, HARD_SWISH, L2_NORMALIZATION; LOGISTIC, TANH in TFLite Micro, and of
+    int16 at scales of 2^-12 in LiteRT's optimized kernels)."""
     FIXED_POINT_SINGLE = "fixed_point_single"
     """As fixed_point, where a build rounds once: V2 in place of V1 (LOGISTIC, TANH, L2_NORMALIZATION), and SOFTMAX caps
     its factor at 2^30 - 1 and not at 2^31 - 1."""

@@ -84,9 +84,17 @@ def _int64_sums(spec: Any) -> bool:
 
 def _power_of_two_scales(spec: Any) -> bool:
     """ADD or SUB of int16 as LSTM cells have it: an option of the file, and all scales powers of two."""
-    scales = [quant.scalar_scale() for quant in (spec.a_quant, spec.b_quant, spec.out_quant)]
-    logarithms = [math.log2(scale) for scale in scales]
-    return bool(spec.pot_scale_int16 and all(abs(one - round(one)) < 1e-3 for one in logarithms))
+    return bool(spec.pot_scale_int16 and all(abs(one - round(one)) < 1e-3 for one in _log2_scales(spec)))
+
+
+def _log2_scales(spec: Any) -> list[float]:
+    return [math.log2(quant.scalar_scale()) for quant in (spec.a_quant, spec.b_quant, spec.out_quant)]
+
+
+def _one_right_shift(spec: Any) -> bool:
+    """One input has the output's scale, the other one that is not larger."""
+    a, b, out = (round(one) for one in _log2_scales(spec))
+    return max(a, b) == out and min(a, b) >= out - 15
 
 
 def _one_shape(spec: Any) -> bool:
@@ -282,6 +290,15 @@ def _second_of_int8(spec: Any) -> bool:
     return bool(spec.b_quant.dtype == np.int8)
 
 
+def _with_quantization(spec: Any) -> bool:
+    return spec.a_quant is not None
+
+
+def _scale_from_1(spec: Any) -> bool:
+    """A comparison of codes one of whose scales is 1 or more."""
+    return _with_quantization(spec) and max(spec.a_quant.scalar_scale(), spec.b_quant.scalar_scale()) >= 1
+
+
 def _weight_bits(spec: Any) -> int:
     """Bits of a weight in the file; layers with float32 activations have whole bytes alone."""
     return int(getattr(spec, "weight_bits", 8))
@@ -354,7 +371,14 @@ _LITERT_ELEMENTS = (
     _refuse("READ_VARIABLE", _unassigned, "before anything has assigned the variable"),
     _row("READ_VARIABLE ASSIGN_VARIABLE", _of_kinds(*_VARIABLES), Rounding.EXACT),
     _row(_COMPARISONS, _on_codes, Rounding.V1),
-    _row(_COMPARISONS, _of_kinds("int32", "int64", "float32", "bool"), Rounding.EXACT),
+    _refuse(
+        "EQUAL NOT_EQUAL",
+        _all(_on_int16, _scale_from_1),
+        "of int16 scales must be below 1, beyond which LiteRT shifts by negative counts",
+    ),
+    _row("EQUAL NOT_EQUAL", _all(_on_int16, _with_quantization), Rounding.V1),
+    _refuse("NOT_EQUAL", _on_int16, "of int16 without quantization parameters, LiteRT's kernel writes nothing"),
+    _row(_COMPARISONS, _of_kinds("int16", "int32", "int64", "float32", "bool"), Rounding.EXACT),
     _row(_CHOICES, _of_kinds("int8", "uint8", "int16", "int32", "int64", "float32"), Rounding.EXACT),
     _row("NEG", _of_kinds("int8", "int32", "int64", "float32"), Rounding.EXACT),
     _row("CAST", _of_kinds("int8", "uint8", "int32", "int64", "bool"), Rounding.EXACT),
@@ -422,10 +446,18 @@ _MICRO_MATRICES = _refuse(
 _NO_BIAS = "without a bias, XNNPACK leaves it to LiteRT's optimized kernels, which crash"
 _FACTOR_FROM_256 = "XNNPACK takes it and fails, for a factor x scale * w scale / out scale is 256 or more"
 
-_POWER_OF_TWO = _refuse(
-    "ADD SUB",
-    _all(_on_int16, _power_of_two_scales),
-    "int16 with pot_scale_int16 and scales that are powers of two has a rule of its own, which is not established",
+_POWER_OF_TWO = (
+    _refuse(
+        "ADD SUB",
+        _all(_on_int16, _power_of_two_scales, _otherwise(_one_right_shift)),
+        "with pot_scale_int16 and powers of two as scales, one input's must be the output's, the other not larger",
+    ),
+    _refuse(
+        "ADD",
+        _all(_on_int16, _power_of_two_scales, _otherwise(_one_shape)),
+        "with pot_scale_int16 and powers of two as scales, LiteRT does not broadcast, but reads foreign memory",
+    ),
+    _row("ADD SUB", _all(_on_int16, _power_of_two_scales), Rounding.POWER_OF_TWO),
 )
 
 _FLOAT32 = _row(
@@ -451,7 +483,7 @@ _LITERT_OPT = (
     _row("DEPTHWISE_CONV_2D", _from_float, Rounding.FLOAT32_BIAS),
     _FLOAT32,
     *_PLAIN,
-    _refuse("LEAKY_RELU", _on_int16, "its optimized int16 kernel rounds otherwise, and is not read"),
+    _row("LEAKY_RELU", _on_int16, Rounding.V1_SIGNED, Product.ALL_F32),
     *_LITERT_ARITHMETIC,
     _row("CONV_2D DEPTHWISE_CONV_2D TRANSPOSE_CONV", _all(_on_int16, _int64_sums), Rounding.V3),
     _row("CONV_2D", _all(_on_int16, _grouped), Rounding.V1),
@@ -459,15 +491,14 @@ _LITERT_OPT = (
     _row("FULLY_CONNECTED", _all(_on_int16, _int64_sums, _has_bias), Rounding.V6),
     _row("FULLY_CONNECTED", _all(_on_int16, _per_channel), Rounding.V1U),
     _row("FULLY_CONNECTED", _on_int16, Rounding.V1U, Product.F32),
-    _POWER_OF_TWO,
+    *_POWER_OF_TWO,
     _row("ADD", _all(_on_int16, _one_shape), Rounding.V1_EARLY_SHIFT_BLOCK16),
     _row("MUL", _on_int16, Rounding.V1, Product.ALL_F32),
     _row("ADD MEAN", _on_int16, Rounding.V1),
     _row("QUANTIZE", _on_int16, Rounding.V1),
     _row("QUANTIZE", _all(_not_from_float, _to_int16), Rounding.V1),
-    _refuse("LOGISTIC", _all(_on_int16, _twelfth_power), "its optimized int16 kernel for scales of 2^-12 is not read"),
-    _refuse("TANH", _all(_on_int16, _twelfth_power), "its optimized int16 kernel for scales of 2^-12 is not read"),
-    _refuse("TANH", _all(_on_int16, _eleventh_power), "its optimized int16 kernel for scales of 2^-11 is not read"),
+    _row("LOGISTIC TANH", _all(_on_int16, _twelfth_power), Rounding.FIXED_POINT),
+    _row("TANH", _all(_on_int16, _eleventh_power), Rounding.FIXED_POINT),
     _row("SOFTMAX LOGISTIC TANH", _on_int16, Rounding.INTERPOLATED),
     _row("RESIZE_BILINEAR", _on_int16, Rounding.EXACT),
     _row("CONV_2D", _all(_on_int8, _grouped), Rounding.V1),
@@ -559,7 +590,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("CONV_2D DEPTHWISE_CONV_2D", _on_uint8, Rounding.V1, Product.F32),
                 _row("CONV_2D DEPTHWISE_CONV_2D TRANSPOSE_CONV", _all(_on_int16, _int64_sums), Rounding.V3),
                 _row("CONV_2D DEPTHWISE_CONV_2D", _signed, Rounding.V1),
-                _POWER_OF_TWO,
+                *_POWER_OF_TWO,
                 _row("SOFTMAX LOGISTIC TANH", _on_int16, Rounding.INTERPOLATED),
                 _row("FULLY_CONNECTED", _always, Rounding.V6),
                 _row("TRANSPOSE_CONV", _on_uint8, Rounding.V1, Product.F32),
@@ -570,6 +601,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("ADD SUB MEAN", _always, Rounding.V1),
                 _row("SUM", _on_int8, Rounding.V1_BYTES),
                 _row("SUM", _on_uint8, Rounding.V1),
+                _refuse("SUM", _on_int16, "LiteRT's reference kernel reads int16 as bytes and writes half the output"),
                 _row("QUANTIZE", _from_float, Rounding.AFFINE_F32),
                 _row("QUANTIZE", _always, Rounding.V1),
                 _row("DEQUANTIZE", _always, Rounding.AFFINE_F32),
@@ -596,7 +628,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V1),
                 _MICRO_MATRICES,
                 _row("BATCH_MATMUL", _on_int16, Rounding.V3),
-                _row("TRANSPOSE_CONV BATCH_MATMUL PRELU SUM SQUARED_DIFFERENCE", _on_int8, Rounding.V1),
+                _row("TRANSPOSE_CONV BATCH_MATMUL SQUARED_DIFFERENCE", _on_int8, Rounding.V1),
+                _row("PRELU SUM", _signed, Rounding.V1),
                 _row("RSQRT", _on_int8, Rounding.V1),
                 _row("LEAKY_RELU ABS", _signed, Rounding.V1),
                 _row("ELU", _on_int8, Rounding.TABLE_F32_EXP),
@@ -645,7 +678,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V2),
                 _MICRO_MATRICES,
                 _row("BATCH_MATMUL", _on_int16, Rounding.V3),
-                _row("TRANSPOSE_CONV BATCH_MATMUL PRELU SUM SQUARED_DIFFERENCE", _on_int8, Rounding.V2),
+                _row("TRANSPOSE_CONV BATCH_MATMUL SQUARED_DIFFERENCE", _on_int8, Rounding.V2),
+                _row("PRELU SUM", _signed, Rounding.V2),
                 _row("RSQRT", _on_int8, Rounding.V2),
                 _row("LEAKY_RELU ABS", _signed, Rounding.V2),
                 _row("ELU", _on_int8, Rounding.TABLE_F32_EXP),

@@ -1,4 +1,5 @@
-// Two tensors of codes, with broadcasting: ADD, SUB and MUL, or any operator on 8-bit codes by a table.
+// Two tensors of codes, with broadcasting: ADD, SUB, MUL and PRELU, or any operator on 8-bit codes by a
+// table.
 //
 //   y = clamp(zp_y + requantize(a[code_a] OP b[code_b]))        y = pairs[256 * byte_a + byte_b]
 //
@@ -13,7 +14,8 @@
 #include "epilogue.cuh"
 
 // OPERATION    OPERATION_SUM, _PRODUCT: what OP is; OPERATION_PAIR: a_table points to `pairs`, bytes;
-//              OPERATION_MAX, _MIN: the larger or smaller code itself
+//              OPERATION_MAX, _MIN: the larger or smaller code itself; OPERATION_PRELU: a, or the product
+//              where a is negative, which the second of two factors is for
 // A_TABLE      1: a is a table of values by the code's bits, of int16 too long for shared memory; 0: a_scale
 // *
 //              code + a_offset
@@ -30,6 +32,7 @@
 #define OPERATION_PAIR 2
 #define OPERATION_MAX 3
 #define OPERATION_MIN 4
+#define OPERATION_PRELU 5
 
 #define COUNT (VEC < 4 ? 4 : VEC)
 #define FOURS (COUNT / 4)
@@ -123,9 +126,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const Chunk b_chunk = load_row<B_STEP>(b_codes, count);
 #if OPERATION == OPERATION_PAIR
   const unsigned char* const pairs = reinterpret_cast<const unsigned char*>(a_table);
-#elif OPERATION == OPERATION_SUM || OPERATION == OPERATION_PRODUCT
+#elif OPERATION == OPERATION_SUM || OPERATION == OPERATION_PRODUCT || OPERATION == OPERATION_PRELU
   const Factor factor = factors[0];
-  const Factor four_factors[4] = {factor, factor, factor, factor};
+#endif
+#if OPERATION == OPERATION_PRELU
+  const Factor negative = factors[1];
 #endif
   Chunk out;
 #pragma unroll
@@ -141,14 +146,22 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     out.fours[four] = codes;
 #else
     int values[4];
+#if OPERATION == OPERATION_SUM || OPERATION == OPERATION_PRODUCT || OPERATION == OPERATION_PRELU
+    Factor own_factors[4];
+#endif
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int value_a = value_of<A_TABLE>(a_four, i, a_values, a_scale, a_offset);
       const int value_b = value_of<B_TABLE>(b_four, i, b_values, b_scale, b_offset);
 #if OPERATION == OPERATION_SUM
       values[i] = wrapping_add(value_a, value_b);
+      own_factors[i] = factor;
 #elif OPERATION == OPERATION_PRODUCT
       values[i] = wrapping_multiply(value_a, value_b);
+      own_factors[i] = factor;
+#elif OPERATION == OPERATION_PRELU
+      values[i] = value_a < 0 ? wrapping_multiply(value_a, value_b) : value_a;
+      own_factors[i] = value_a < 0 ? negative : factor;
 #elif OPERATION == OPERATION_MAX
       values[i] = value_a > value_b ? value_a : value_b;
 #else
@@ -158,7 +171,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #if OPERATION == OPERATION_MAX || OPERATION == OPERATION_MIN
     out.fours[four] = pack_saturated(values[0], values[1], values[2], values[3]);
 #else
-    out.fours[four] = codes_of(values, four_factors, zero_point, act_min, act_max);
+    out.fours[four] = codes_of(values, own_factors, zero_point, act_min, act_max);
 #endif
 #endif
   }

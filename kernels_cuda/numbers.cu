@@ -9,6 +9,9 @@
 
 // FUNCTION      one of the functions below
 // OPERANDS      1, 2 or 3
+// TABLES        1: of two int16 codes, what is compared is looked up by their bits: c points to the first
+// one's
+//               65,536 int32, and the second one's
 // A, B, C, Y    types of the operands and of the output: C's, of 1, 4 or 8 bytes
 // CLAMP         1: an activation of float32 follows, its bounds in `low` and `high`
 // CHECKS        1: b is a divisor that may be 0, which is refused, and 1 taken
@@ -32,6 +35,7 @@ struct CastToBool {
 struct Neg {
   static __device__ __forceinline__ float apply(float a, float) { return -a; }
   static __device__ __forceinline__ int8_t apply(int8_t a, float) { return static_cast<int8_t>(-a); }
+  static __device__ __forceinline__ int16_t apply(int16_t a, float) { return static_cast<int16_t>(-a); }
   static __device__ __forceinline__ int apply(int a, float) {
     return static_cast<int>(0u - static_cast<unsigned>(a));
   }
@@ -188,6 +192,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   }
 #if OPERANDS == 1
   Y result = FUNCTION::apply(*reinterpret_cast<const A*>(a), parameter);
+#elif TABLES
+  const int* const tables = reinterpret_cast<const int*>(c);
+  Y result = FUNCTION::apply(tables[*reinterpret_cast<const uint16_t*>(a)],
+                             tables[65536 + *reinterpret_cast<const uint16_t*>(b)]);
 #elif OPERANDS == 2
   B second = *reinterpret_cast<const B*>(b);
 #if CHECKS

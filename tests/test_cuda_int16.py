@@ -13,16 +13,18 @@ import gpuq
 from gpuq.cuda import binary, conv2d_int16, depthwise_conv2d_int16, softmax_int16
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
+from gpuq.cuda.plans import layer_of
 from gpuq.devices import Device
 from gpuq.errors import InputValueError
 from gpuq.model.model import Model
 from gpuq.model.planner import plan_program
 from gpuq.model.tflite_reader import read
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops import add, conv2d, depthwise_conv2d, softmax
+from gpuq.ops import add, comparison, conv2d, depthwise_conv2d, leaky_relu, softmax
 from gpuq.ops.add import AddSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
+from gpuq.ops.leaky_relu import PreluSpec
 from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.spec import INT32, INT64
 from gpuq.ops.window import Window2d
@@ -240,6 +242,44 @@ def test_parts_of_int16_tensors_in_place(launcher: HostLauncher, seed: int) -> N
     assert len(model.program.steps) == 2
     values = rng.integers(-32768, 32768, (2, 4, 4, 3)).astype(np.int16)
     assert_equal_bits(model(values), gpuq.load(content, device="cpu")(values), f"seed {seed}")
+
+
+@pytest.mark.parametrize("rounding", [Rounding.V1, Rounding.V2])
+@pytest.mark.parametrize("alpha_shape", [(64,), (3, 1), (3, 64), (1,)])
+def test_prelu(launcher: HostLauncher, rounding: Rounding, alpha_shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng([seed, *alpha_shape])
+    rule = Rule(rounding)
+    spec = PreluSpec(
+        a_shape=(3, 64),
+        b_shape=alpha_shape,
+        a_quant=Quant(float(2.0 ** rng.uniform(-3, 0)), dtype="int16"),
+        b_quant=Quant(0.02, int(rng.integers(-128, 128))),
+        out_quant=Quant(0.3, dtype="int16"),
+    )
+    x, alpha = random_codes(rng, (2, 3, 64), np.int16), random_codes(rng, alpha_shape, np.int8)
+    want = leaky_relu.prelu_reference(spec, rule, x, alpha[None])
+    layer = layer_of(spec, rule, [None, alpha])
+    names = run_layer(launcher, layer, [x], want, rng, f"{spec}, seed {seed}", align=8)
+    assert all(name.startswith("prelu_codes") for name in names)
+    for constants in ([None, None], [x[0], alpha]):
+        with pytest.raises(InputValueError, match="no CUDA kernel"):
+            layer_of(spec, rule, constants)
+
+
+@pytest.mark.parametrize("scales", [(0.001, 0.0013), (0.3, 0.3)])
+def test_scaled_comparisons(launcher: HostLauncher, scales: tuple[float, float], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a_quant, b_quant = (Quant(scale, dtype="int16") for scale in scales)
+    a = rng.integers(-400, 400, (2, 5, 33)).astype(np.int16)
+    b = np.clip(np.rint(a[:, :1] * scales[0] / scales[1]), -32768, 32767).astype(np.int16)
+    for spec_type in (comparison.EqualSpec, comparison.NotEqualSpec):
+        spec = spec_type(a_shape=(5, 33), b_shape=(1, 33), dtype=np.dtype(np.int16), a_quant=a_quant, b_quant=b_quant)
+        want = comparison.reference(spec, Rule(Rounding.V1), a, b)
+        assert 0 < np.count_nonzero(want) < want.size
+        layer = layer_of(spec, Rule(Rounding.V1), [None, None])
+        assert set(layer.constants) == {"tables"}
+        outcome = want.view(np.uint8)
+        run_layer(launcher, layer, [a, b], outcome, rng, f"{spec}, seed {seed}", align=2, gaps=False)
 
 
 @pytest.mark.parametrize("rounding", [Rounding.INTERPOLATED, Rounding.INTERPOLATED_F32])

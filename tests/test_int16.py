@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -15,22 +16,27 @@ from gpuq.errors import InputTypeError, InputValueError, UnsupportedModel
 from gpuq.numerics import Product, Rounding, Rule
 from gpuq.ops.add import AddSpec
 from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.comparison import EqualSpec, GreaterEqualSpec, LessSpec, NotEqualSpec
 from gpuq.ops.concatenation import ConcatenationSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.dequantize import DequantizeSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.interpolation import SIGMOIDS, interpolated, interpolation_table
+from gpuq.ops.leaky_relu import LeakyReluSpec, PreluSpec
 from gpuq.ops.logistic import LogisticSpec
 from gpuq.ops.quantize import QuantizeSpec
+from gpuq.ops.reduce import SumSpec
 from gpuq.ops.registry import reference
 from gpuq.ops.relu import ReluSpec
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec
 from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.spec import INT16, INT32, INT64, Spec
 from gpuq.ops.sub import SubSpec
+from gpuq.ops.tanh import TanhSpec
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
+from tests import exact
 from tests.compare import assert_equal_bits
 
 V3 = Rule(Rounding.V3)
@@ -333,15 +339,119 @@ def test_specs_refuse() -> None:
 
 
 @pytest.mark.parametrize("spec_type", [AddSpec, SubSpec])
-def test_powers_of_two_are_refused(spec_type: type[BinarySpec]) -> None:
-    shapes: dict[str, Any] = dict(a_shape=(4,), b_shape=(4,), a_quant=int16(0.5), b_quant=int16(0.25))
+def test_powers_of_two_shift(spec_type: type[BinarySpec]) -> None:
+    rng = np.random.default_rng(21)
+    a, b = (rng.integers(-32768, 32768, (2, 40)).astype(np.int16) for _ in range(2))
+    shapes: dict[str, Any] = dict(a_shape=(40,), b_shape=(40,), a_quant=int16(0.5), b_quant=int16(0.125))
     asked = spec_type(**shapes, out_quant=int16(0.5), pot_scale_int16=True)
+    sign = 1 if spec_type is AddSpec else -1
+    want = exact.elementwise(lambda x, y: exact.clamp(x + sign * exact.divide_by_pot(y, 2), -32768, 32767), a, b)
     for name in ("litert_ref", "litert_opt", "xnnpack"):
-        with pytest.raises(UnsupportedModel, match="pot_scale_int16"):
-            profiles.resolve(name, asked)
+        rule = profiles.resolve(name, asked)
+        assert rule.rounding is Rounding.POWER_OF_TWO
+        assert_equal_bits(reference(asked, rule, a, b), want.astype(np.int16), name)
+        assert_equal_bits(launched(asked, rule, [None, None], a, b), want.astype(np.int16), name)
+    assert (want != reference(asked, Rule(Rounding.V1), a, b)).any()
     assert profiles.resolve("tflm", asked) == Rule(Rounding.V1)
-    other = spec_type(**shapes, out_quant=int16(0.3), pot_scale_int16=True)
-    assert profiles.resolve("litert_ref", other) == Rule(Rounding.V1)
+    assert profiles.resolve("litert_ref", replace(asked, out_quant=int16(0.3))) == Rule(Rounding.V1)
+    for out in (1.0, 0.25):
+        with pytest.raises(UnsupportedModel, match="one input's must be the output's"):
+            profiles.resolve("litert_ref", replace(asked, out_quant=int16(out)))
+    broadcast = replace(asked, b_shape=(1,))
+    if spec_type is AddSpec:
+        with pytest.raises(UnsupportedModel, match="foreign memory"):
+            profiles.resolve("litert_ref", broadcast)
+    else:
+        assert profiles.resolve("litert_ref", broadcast).rounding is Rounding.POWER_OF_TWO
+
+
+@pytest.mark.parametrize("rounding", [Rounding.V1, Rounding.V2])
+def test_prelu(rounding: Rounding) -> None:
+    rng = np.random.default_rng(22)
+    spec = PreluSpec(a_shape=(5, 40), b_shape=(40,), a_quant=int16(0.5), b_quant=Quant(0.03, 7), out_quant=int16(0.25))
+    x = rng.integers(-32768, 32768, (2, 5, 40)).astype(np.int16)
+    alpha = rng.integers(-128, 128, 40).astype(np.int8)
+    scaled = exact.v1_real if rounding is Rounding.V1 else exact.v2_real
+    negative = exact.real_multiplier(0.5, spec.b_quant.scalar_scale(), 0.25)
+
+    def of(q: int, slope: int) -> int:
+        return exact.clamp(scaled(q, 2.0) if q >= 0 else scaled(q * (slope - 7), negative), -32768, 32767)
+
+    want = exact.elementwise(of, x, np.broadcast_to(alpha, x.shape)).astype(np.int16)
+    assert_equal_bits(reference(spec, Rule(rounding), x, alpha[None]), want, f"{rounding}")
+    assert_equal_bits(launched(spec, Rule(rounding), [None, alpha], x), want, f"{rounding}")
+    with pytest.raises(InputTypeError, match="second input of int16"):
+        replace(spec, b_quant=int16(0.1))
+
+
+def test_leaky_relu_with_a_negative_multiplier() -> None:
+    """-0.875 / 2 of odd codes: where the product ends in a half, its sign decides."""
+    spec = LeakyReluSpec(shape=(64,), x_quant=int16(1), out_quant=int16(1), alpha=-7 / 16)
+    x = -np.arange(1, 129).reshape(2, 64).astype(np.int16)
+    multiplier, shift = exact.multiplier_and_shift(7 / 16)
+    signed = exact.elementwise(lambda q: exact.v1(q, -multiplier, shift), x).astype(np.int16)
+    apart = exact.elementwise(lambda q: -exact.v1(q, multiplier, shift), x).astype(np.int16)
+    assert (signed != apart).any()
+    for name, want in (("litert_ref", apart), ("tflm", apart), ("litert_opt", signed), ("xnnpack", signed)):
+        rule = profiles.resolve(name, spec)
+        assert_equal_bits(launched(spec, rule, [None], x), want, name)
+
+
+def test_comparisons() -> None:
+    a, b = np.array([[300, 301, -5, 32767]], np.int16), np.array([[301, 301, -4, -32768]], np.int16)
+    small: dict[str, Any] = dict(a_shape=(4,), b_shape=(4,), dtype=INT16, a_quant=int16(0.001), b_quant=int16(0.001))
+    bare: dict[str, Any] = small | dict(a_quant=None, b_quant=None)
+    for name in ("litert_ref", "litert_opt", "xnnpack"):
+        # 300 * 256 * 0.001 = 76.8, 301 * 256 * 0.001 = 77.06; -5 and -4 come to -1.28 and -1.02.
+        for spec, want in (
+            (EqualSpec(**small), [True, True, True, False]),
+            (NotEqualSpec(**small), [False, False, False, True]),
+            (EqualSpec(**bare), [False, True, False, False]),
+            (LessSpec(**small), [True, False, True, False]),
+            (GreaterEqualSpec(**bare), [False, True, False, True]),
+        ):
+            got = reference(spec, profiles.resolve(name, spec), a, b)
+            assert got.tolist() == [want], f"{name} {spec}"
+        with pytest.raises(UnsupportedModel, match="writes nothing"):
+            profiles.resolve(name, NotEqualSpec(**bare))
+        with pytest.raises(UnsupportedModel, match="scales must be below 1"):
+            profiles.resolve(name, EqualSpec(**small | dict(b_quant=int16(1.5))))
+    with pytest.raises(UnsupportedModel, match="not in numerics 'tflm'"):
+        profiles.resolve("tflm", GreaterEqualSpec(**bare))
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(2.0**-12, 0), (2.0**-11, 1)])
+def test_fixed_point_of_the_optimized_kernels(scale: float, shift: int) -> None:
+    codes = np.arange(-32768, 32768).astype(np.int16)[None]
+    quants: dict[str, Any] = dict(shape=(65536,), x_quant=int16(scale), out_quant=int16(1 / 32768))
+    specs = [(TanhSpec(**quants), np.tanh)]
+    if shift == 0:
+        specs.append((LogisticSpec(**quants), lambda x: 1 / (1 + np.exp(-x))))
+    for spec, function in specs:
+        rule = profiles.resolve("xnnpack", spec)
+        assert rule.rounding is Rounding.FIXED_POINT
+        got = launched(spec, rule, [None], codes)
+        assert_equal_bits(got, reference(spec, rule, codes), spec.op)
+        real = np.clip(codes * np.float64(scale), -8, 8)
+        assert np.abs(got - 32768 * function(real)).max() < 20
+        plain = reference(spec, profiles.resolve("litert_ref", spec), codes)
+        assert np.count_nonzero(got != plain) > 0
+
+
+def test_sum() -> None:
+    rng = np.random.default_rng(23)
+    x = rng.integers(-32768, 32768, (2, 3, 50)).astype(np.int16)
+    spec = SumSpec(x_shape=(3, 50), axes=(1,), keep_dims=False, x_quant=int16(0.3), out_quant=int16(7.0))
+    factor = float(np.float32(spec.x_quant.scalar_scale()) / np.float32(7))
+    by_v1 = [exact.v1_real(int(total), spec.factor) for total in x.sum(axis=2, dtype=np.int64).reshape(-1)]
+    in_float = [
+        exact.round_away(exact.f32(int(total) * exact.f32(factor))) for total in x.sum(axis=2, dtype=np.int64).flat
+    ]
+    for name, want in (("tflm", by_v1), ("litert_opt", in_float), ("xnnpack", in_float)):
+        got = launched(spec, profiles.resolve(name, spec), [None], x)
+        assert_equal_bits(got, np.array(want, np.int16).reshape(2, 3), name)
+    with pytest.raises(UnsupportedModel, match="writes half the output"):
+        profiles.resolve("litert_ref", spec)
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
         return DepthwiseConv2dPlan(spec, rule, weights, bias)
     if isinstance(spec, AddSpec | SubSpec) and spec.activation_dtype == INT16 and sum_int16.fits(spec, rule):
         return Int16SumPlan(spec, rule, *constants)
-    if (isinstance(spec, BinaryCodesSpec) and spec.activation_dtype != INT16) or (
-        isinstance(spec, ComparisonSpec) and spec.a_quant is not None
+    if spec.activation_dtype != INT16 and (
+        isinstance(spec, BinaryCodesSpec) or (isinstance(spec, ComparisonSpec) and spec.a_quant is not None)
     ):
         return BinaryTablePlan(spec, rule, *constants)
     if isinstance(spec, L2NormalizationSpec):

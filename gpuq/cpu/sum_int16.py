@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops.add import scaled_input, sum_factors
+from gpuq.ops.add import of_sums, scaled_input, sum_factors
 from gpuq.ops.broadcast import BinarySpec
 
 # Sums that are requantized at once: few enough that the passes of numerics.requantize stay in the cache.
@@ -30,11 +30,10 @@ class Int16SumPlan:
         self.spec = spec
         self.name = f"{spec.op.lower()}_int16_tables"
         self._constants = (a, b)
-        a_factor, b_factor, out_factor = sum_factors(spec)
+        a_factor, b_factor, out_factor = sum_factors(spec, rule.rounding)
         sign = -1 if spec.op == "SUB" else 1
         self._tables = (_table(spec, rule, a_factor), sign * _table(spec, rule, b_factor))
-        early = rule.rounding is Rounding.V1_EARLY_SHIFT_BLOCK16
-        self._rounding = Rounding.V1 if early else rule.rounding
+        self._rounding = of_sums(rule.rounding)
         self._factor = np.array(out_factor)
         self._range = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
         self.constant_bytes = sum(table.nbytes for table in self._tables)

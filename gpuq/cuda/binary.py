@@ -1,7 +1,7 @@
 """Operators on two tensors of codes with broadcasting.
 
 ADD, SUB and MUL are a function of one code for each operand, a sum or product, and a requantization. Every other one on
-8-bit codes is a table of all 65,536 pairs, made by reference(); of int16 there are MAXIMUM and MINIMUM.
+8-bit codes is a table of all 65,536 pairs, made by reference(); of int16 there are MAXIMUM, MINIMUM and PRELU.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, broadcast_strides, folded, image_shape, run_strides
 from gpuq.numerics import Bounds, Int64Array, Rounding, Rule
-from gpuq.ops.add import SUM_BLOCK, q20_multipliers, scaled_input, sum_factors
+from gpuq.ops.add import SUM_BLOCK, of_sums, q20_multipliers, scaled_input, sum_factors
 from gpuq.ops.broadcast import BinarySpec, BroadcastSpec
+from gpuq.ops.leaky_relu import ONE, PreluSpec
 from gpuq.ops.maximum_minimum import MaximumSpec, MinimumSpec
 from gpuq.ops.mul import MulSpec
 from gpuq.ops.spec import INT8, INT16, UINT8, Shape, Spec
@@ -80,6 +81,7 @@ KERNELS = (
     *(binary_kernel(tables=(False, True), vec=vec, dtype=INT16) for vec in (8, 4)),
     binary_kernel(tables=(True, False), steps=(1, 0), dimensions=OUTER_DIMENSIONS, vec=1, dtype=INT16),
     *(binary_kernel(operation=operation, vec=8, dtype=INT16) for operation in ("PRODUCT", "MAX", "MIN")),
+    binary_kernel(operation="PRELU", steps=(1, 1), dimensions=2, vec=8, dtype=INT16, rule="RULE_V1"),
 )
 """Two residual branches, an operand for every pixel's channels, and anything else code by code."""
 
@@ -133,6 +135,8 @@ class BinaryLayer(OnlyWayLayer):
             return "PAIR"
         if isinstance(self.spec, MaximumSpec):
             return "MIN" if isinstance(self.spec, MinimumSpec) else "MAX"
+        if isinstance(self.spec, PreluSpec):
+            return "PRELU"
         return "PRODUCT" if isinstance(self.spec, MulSpec) else "SUM"
 
     @property
@@ -332,12 +336,12 @@ def pack_sum_or_product(
         # V2 with the multiplier 2^30: (sum * 2^30 + 2^(29 + shift)) >> (30 + shift) is Q20's shift by itself.
         rounding, real, bound = Rounding.V2, np.array([math.ldexp(1.0, -shift)]), 1 << 30
     else:
-        *factors, out_factor = sum_factors(spec)
+        *factors, out_factor = sum_factors(spec, rounding)
         values = [
             scaled_input(spec, rounding, centred, factor)
             for centred, factor in zip((a_codes, b_codes), factors, strict=True)
         ]
-        rounding = Rounding.V1 if rounding is Rounding.V1_EARLY_SHIFT_BLOCK16 else rounding
+        rounding = of_sums(rounding)
         real = np.array([out_factor])
         bound = np.abs(values[0]).max() + np.abs(values[1]).max()
     if isinstance(spec, SubSpec):
@@ -357,6 +361,31 @@ def pack_sum_or_product(
         macro,
         rule.bounds,
         (None if a is None else np.ascontiguousarray(a), None if b is None else np.ascontiguousarray(b)),
+    )
+
+
+def pack_prelu_int16(spec: PreluSpec, rule: Rule, alpha: npt.NDArray[Any] | None) -> BinaryLayer:
+    """Packs a PRELU of int16, whose slopes are int8.
+
+    Args:
+        alpha: the slopes; None where they are computed, which there is no kernel for.
+    """
+    if alpha is None:
+        raise spec.fail("slopes of int16 that are computed at run time have no CUDA kernel")
+    scales = spec.a_quant.scalar_scale(), spec.out_quant.scalar_scale()
+    reals = [
+        numerics.real_multipliers(scales[0], slope_scale, scales[1], rule.product)
+        for slope_scale in (ONE, spec.b_quant.scales)
+    ]
+    multipliers = numerics.quantize_multipliers(np.concatenate(reals))
+    codes = all_codes(INT16).astype(np.int64)
+    return BinaryLayer(
+        spec,
+        (_int32(codes), _int32(codes)),
+        np.stack(multipliers, axis=1).astype(np.int32),
+        {Rounding.V1: "RULE_V1", Rounding.V2: "RULE_V2"}[rule.rounding],
+        rule.bounds,
+        (None, alpha.astype(np.int16) - np.int16(spec.b_quant.scalar_zero_point())),
     )
 
 

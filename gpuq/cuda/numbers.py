@@ -17,15 +17,16 @@ from gpuq.cuda.layout import ImageLayout
 from gpuq.cuda.status import CheckingLayer
 from gpuq.cuda.strides import Dimension, broadcast_strides, folded, image_shape, run_strides
 from gpuq.errors import InputValueError
-from gpuq.numerics import ACTIVATION_BOUNDS, Rule
+from gpuq.numerics import ACTIVATION_BOUNDS, Rounding, Rule
 from gpuq.ops.abs_neg import NegSpec
 from gpuq.ops.broadcast import BroadcastSpec
 from gpuq.ops.cast import CastSpec
-from gpuq.ops.comparison import ComparisonSpec
+from gpuq.ops.comparison import ComparisonSpec, compared
 from gpuq.ops.float32.elementwise import FloatLeakyReluSpec, FloatUnarySpec, PlainBinarySpec
 from gpuq.ops.maximum_minimum import MaximumSpec
 from gpuq.ops.select import SelectV2Spec
-from gpuq.ops.spec import BOOL, FLOAT32, Shape, Spec
+from gpuq.ops.spec import BOOL, FLOAT32, INT16, Shape, Spec
+from gpuq.ops.tables import all_codes
 
 THREADS = 256
 DIMENSIONS = 6
@@ -63,6 +64,7 @@ class Function(NamedTuple):
         bounds: of the activation that follows.
         parameter: alpha of LEAKY_RELU.
         checks: the second operand is a divisor that may be 0.
+        tables: what is compared is looked up; see NumbersLayer.
     """
 
     name: str
@@ -71,19 +73,22 @@ class Function(NamedTuple):
     bounds: tuple[float, float] | None = None
     parameter: float = 0.0
     checks: bool = False
+    tables: bool = False
 
 
 def numbers_kernel(function: Function) -> Kernel:
     """numbers.cu; its head says what the arguments mean."""
     types = [_C_TYPES.get(dtype.name, f"{dtype.name}_t") for dtype in function.dtypes]
     types += ["uint8_t"] * (3 - len(types))
+    variant = "_checked" * function.checks + "_tables" * function.tables
     return Kernel(
-        name=f"numbers_{function.name}_{function.dtypes[-1]}" + "_checked" * function.checks,
+        name=f"numbers_{function.name}_{function.dtypes[-1]}{variant}",
         source="numbers.cu",
         entry="numbers",
         defines=(
             ("FUNCTION", function.name),
             ("OPERANDS", len(function.dtypes)),
+            ("TABLES", int(function.tables)),
             *zip("ABC", types, strict=True),
             ("Y", _C_TYPES.get(function.out_dtype.name, f"{function.out_dtype.name}_t")),
             ("CLAMP", int(function.bounds is not None)),
@@ -111,6 +116,7 @@ KERNELS = (
         for checks in (False, True)
     ),
     numbers_kernel(Function("LessEqual", (_INT64, _INT64), BOOL)),
+    numbers_kernel(Function("Equal", (INT16, INT16), BOOL, tables=True)),
     numbers_kernel(Function("Select", (BOOL, _INT32, _INT32), _INT32)),
     numbers_kernel(Function("Cast", (_INT32,), np.dtype(np.int8))),
     numbers_kernel(Function("CastToBool", (_INT32,), BOOL)),
@@ -127,16 +133,20 @@ class NumbersLayer(OnlyWayLayer):
     Attributes:
         shapes: of one run of each operand.
         operands: each operand that is constant, None of an activation.
+        tables: (131072,) int32, what is compared in place of the first operand's int16 codes, by their bits, then of
+            the second one's; None of others.
     """
 
     spec: Spec
     function: Function
     shapes: tuple[Shape, ...]
     operands: tuple[npt.NDArray[Any] | None, ...]
+    tables: npt.NDArray[np.int32] | None = None
 
     @property
     def constants(self) -> Mapping[str, npt.NDArray[Any]]:
-        return {f"c{i}": operand for i, operand in enumerate(self.operands) if operand is not None}
+        given = {f"c{i}": operand for i, operand in enumerate(self.operands) if operand is not None}
+        return given if self.tables is None else given | {"tables": self.tables}
 
     @property
     def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
@@ -166,7 +176,7 @@ class NumbersLayer(OnlyWayLayer):
             memory.append(layout.slot(name))
             strides.append(broadcast_strides(layout, shape, spec.output_shape))
         while len(memory) < 3:
-            memory.append(output.slot("y"))
+            memory.append(output.slot("y") if self.tables is None else Slot("tables"))
             strides.append((0,) * len(sizes))
         dimensions = folded(sizes, *strides, run_strides(output, spec.output_shape))
         if len(dimensions) > DIMENSIONS:
@@ -210,8 +220,12 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
     found = _function_and_shapes(spec, constants)
     if found is None:
         return None
-    operands = tuple(None if each is None else np.ascontiguousarray(each) for each in constants)
     function, shapes = found
+    operands = tuple(None if each is None else np.ascontiguousarray(each) for each in constants)
+    if isinstance(spec, ComparisonSpec) and spec.a_quant is not None and rule.rounding is not Rounding.EXACT:
+        codes = all_codes(spec.dtype)
+        values = [compared(codes, quant, rule).astype(np.int32) for quant in (spec.a_quant, spec.b_quant)]
+        return NumbersLayer(spec, function._replace(tables=True), shapes, operands, np.concatenate(values))
     return (DivisionLayer if function.checks else NumbersLayer)(spec, function, shapes, operands)
 
 

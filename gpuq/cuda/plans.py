@@ -62,6 +62,7 @@ from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.gather import GatherNdSpec, GatherSpec
 from gpuq.ops.hybrid import HybridSpec
 from gpuq.ops.l2_normalization import L2NormalizationSpec
+from gpuq.ops.leaky_relu import PreluSpec
 from gpuq.ops.movement import MovementSpec
 from gpuq.ops.pad import PadSpec
 from gpuq.ops.quantize import QuantizeSpec
@@ -195,6 +196,9 @@ def layer_of(
         return elementwise.pack(spec, rule)
     if isinstance(spec, BinarySpec):
         return binary.pack(spec, rule, *constants)
+    if isinstance(spec, PreluSpec) and spec.activation_dtype == INT16:
+        spec.require(constants[0] is None, "there is no CUDA kernel for a constant input")
+        return binary.pack_prelu_int16(spec, rule, constants[1])
     if binary.is_pair(spec):
         return binary.pack_pairs(spec, rule, *constants)
     if isinstance(spec, PlainPadSpec):

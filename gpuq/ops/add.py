@@ -4,7 +4,10 @@
     y   = clamp(zp_y + V1(v_a + v_b, 2 * max(s_a, s_b) / (2^20 * s_y)))
 
 int16 has 15 extra bits. There, LiteRT's optimized kernels take the right shift of an input's factor off the left shift
-by these bits, before the product, in whole blocks of 16 elements (where nothing is broadcast).
+by these bits, before the product, in whole blocks of 16 elements (where nothing is broadcast). int16 with scales that
+are powers of two, where the file asks for it (pot_scale_int16), only shifts, RDBP as in V1:
+
+    y = clamp(RDBP(q_a, log2(s_y / s_a)) + RDBP(q_b, log2(s_y / s_b))), one of the two shifts 0
 
 XNNPACK scales once (Q20), with a shift s from 12 to 30 that gives the larger multiplier 21 bits:
 
@@ -59,9 +62,12 @@ def extra_bits(spec: BinarySpec) -> int:
     return EXTRA_BITS_INT16 if spec.a_quant.dtype == INT16 else EXTRA_BITS
 
 
-def sum_factors(spec: BinarySpec) -> tuple[float, float, float]:
-    """Real factors of the first input, the second input, and the sum."""
+def sum_factors(spec: BinarySpec, rounding: Rounding | None = None) -> tuple[float, float, float]:
+    """Real factors of the first input, the second input, and the sum, by rules that shift after a product or before."""
     a_scale, b_scale = spec.a_quant.scalar_scale(), spec.b_quant.scalar_scale()
+    if rounding is Rounding.POWER_OF_TWO:
+        a_shift, b_shift = power_of_two_shifts(spec)
+        return 2.0**-a_shift, 2.0**-b_shift, 1.0
     # Twice a float32 and 2^20 times a float32 are exact, so float64 gives what the runtimes' mixed types give.
     twice_max = 2 * max(a_scale, b_scale)
     return (
@@ -69,6 +75,12 @@ def sum_factors(spec: BinarySpec) -> tuple[float, float, float]:
         b_scale / twice_max,
         twice_max / ((1 << extra_bits(spec)) * spec.out_quant.scalar_scale()),
     )
+
+
+def power_of_two_shifts(spec: BinarySpec) -> tuple[int, int]:
+    """Right shifts of the first input and the second under rule power_of_two."""
+    a, b, out = (round(math.log2(quant.scalar_scale())) for quant in (spec.a_quant, spec.b_quant, spec.out_quant))
+    return out - a, out - b
 
 
 def q20_multipliers(spec: BinarySpec) -> tuple[int, int, int]:
@@ -92,11 +104,12 @@ def scaled_sum(spec: BinarySpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray
         # Below 2 * 255 * 2^21 + 2^29: the runtime's int32 does not overflow.
         codes = (a_centred * a_multiplier + sign * b_centred * b_multiplier + (1 << (shift - 1))) >> shift
     else:
-        a_factor, b_factor, out_factor = sum_factors(spec)
+        a_factor, b_factor, out_factor = sum_factors(spec, rule.rounding)
         early_shift = rule.rounding is Rounding.V1_EARLY_SHIFT_BLOCK16
-        rounding = Rounding.V1 if early_shift else rule.rounding
-        total = scaled_input(spec, rounding, a_centred, a_factor)
-        total = total + sign * scaled_input(spec, rounding, b_centred, b_factor)
+        rounding = of_sums(rule.rounding)
+        first = Rounding.V1 if early_shift else rule.rounding
+        total = scaled_input(spec, first, a_centred, a_factor)
+        total = total + sign * scaled_input(spec, first, b_centred, b_factor)
         if early_shift:
             early = scaled_input(spec, rule.rounding, a_centred, a_factor)
             early = early + sign * scaled_input(spec, rule.rounding, b_centred, b_factor)
@@ -108,13 +121,21 @@ def scaled_sum(spec: BinarySpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray
     return clamp_to(codes + spec.out_quant.scalar_zero_point(), act_min, act_max, spec.out_quant.dtype)
 
 
+def of_sums(rounding: Rounding) -> Rounding:
+    """How the sum of both inputs becomes a code, where a rule says more of the inputs themselves."""
+    return Rounding.V1 if rounding in (Rounding.V1_EARLY_SHIFT_BLOCK16, Rounding.POWER_OF_TWO) else rounding
+
+
 def scaled_input(
     spec: BinarySpec, rounding: Rounding, centred: npt.NDArray[np.int64], factor: float
 ) -> npt.NDArray[np.int64]:
     """An input times its factor and 2^(extra bits).
 
-    With an early shift the factor's right shift shortens the left one; what it shifts beyond, it truncates.
+    With an early shift the factor's right shift shortens the left one; what it shifts beyond, it truncates. Powers of
+    two only shift right, and there are no extra bits.
     """
+    if rounding is Rounding.POWER_OF_TWO:
+        return numerics.rounding_divide_by_pot(centred, -round(math.log2(factor)))
     if rounding is not Rounding.V1_EARLY_SHIFT_BLOCK16:
         return numerics.requantize(centred << extra_bits(spec), rounding, np.array(factor))
     multiplier, shift = numerics.quantize_multiplier(factor)

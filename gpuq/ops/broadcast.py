@@ -56,9 +56,11 @@ class BinaryCodesSpec(BroadcastSpec):
 
     Attributes:
         dtypes: what its runtimes have it for.
+        dtype_beside_int16: of the second operand where the first has int16.
     """
 
     dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, UINT8)
+    dtype_beside_int16: ClassVar[np.dtype[Any]] = INT16
 
     a_quant: Quant
     b_quant: Quant
@@ -66,7 +68,8 @@ class BinaryCodesSpec(BroadcastSpec):
 
     def __post_init__(self) -> None:
         self.require_dtype("input", self.a_quant.dtype, *self.dtypes)
-        self.require_dtype("second input", self.b_quant.dtype, self.a_quant.dtype)
+        second = self.dtype_beside_int16 if self.a_quant.dtype == INT16 else self.a_quant.dtype
+        self.require_dtype("second input", self.b_quant.dtype, second)
         self.require_dtype("output", self.out_quant.dtype, self.a_quant.dtype)
         self.require_per_tensor(a_quant=self.a_quant, b_quant=self.b_quant, out_quant=self.out_quant)
         self.require_symmetric_int16(a_quant=self.a_quant, b_quant=self.b_quant, out_quant=self.out_quant)

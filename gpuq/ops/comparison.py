@@ -1,7 +1,7 @@
 """EQUAL, NOT_EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL: of integers, or of codes as real numbers.
 
 8-bit codes are brought to 8 fraction bits first: v_i = V1((q_i - zp_i) * 2^8, s_i). Small scales so make unlike codes
-equal.
+equal. So are int16 codes in EQUAL and NOT_EQUAL; the others compare them as they are, whatever their scales say.
 Source: LiteRT tflite/kernels/comparisons.cc, internal/reference/comparisons.h (ComparisonWithScaling).
 """
 
@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.numerics import Rule
+from gpuq.numerics import Rounding, Rule
 from gpuq.ops.broadcast import BroadcastSpec
-from gpuq.ops.spec import BOOL, FLOAT32, INT8, INT32, INT64, UINT8
+from gpuq.ops.spec import BOOL, FLOAT32, INT8, INT16, INT32, INT64, UINT8
 from gpuq.quant import Quant
 
 EXTRA_BITS = 8
@@ -27,8 +27,9 @@ class ComparisonSpec(BroadcastSpec):
     """A comparison; the output is bool. See BroadcastSpec for the other fields.
 
     Args:
-        dtype: int8, uint8, int32, int64 or float32, of both inputs; EQUAL and NOT_EQUAL also take bool.
-        a_quant, b_quant: per tensor with scales below 1 where dtype has 8 bits, None elsewhere.
+        dtype: int8, uint8, int16, int32, int64 or float32, of both inputs; EQUAL and NOT_EQUAL also take bool.
+        a_quant, b_quant: per tensor, of scales below 1, where dtype has 8 bits; of any scale or both None where it is
+            int16, with zero point 0; None elsewhere.
     """
 
     compare: ClassVar[np.ufunc]
@@ -40,16 +41,17 @@ class ComparisonSpec(BroadcastSpec):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_dtype(
-            "input", self.dtype, INT8, UINT8, INT32, INT64, FLOAT32, *([BOOL] if self.takes_bool else [])
+            "input", self.dtype, INT8, UINT8, INT16, INT32, INT64, FLOAT32, *([BOOL] if self.takes_bool else [])
         )
-        if self.dtype not in (INT8, UINT8):
+        if self.dtype not in (INT8, UINT8) and (self.dtype != INT16 or not (self.a_quant or self.b_quant)):
             return
         for name, quant in (("a_quant", self.a_quant), ("b_quant", self.b_quant)):
             if quant is None:
                 raise self.fail(f"{name} is missing")
             self.require_dtype(name, quant.dtype, self.dtype)
             self.require_per_tensor(**{name: quant})
-            self.require(quant.scalar_scale() < 1, f"{name} scale {quant.scale} must be below 1")
+            self.require_symmetric_int16(**{name: quant})
+            self.require(self.dtype == INT16 or quant.scalar_scale() < 1, f"{name} scale {quant.scale} must be below 1")
 
     @property
     def takes_bool(self) -> bool:
@@ -111,9 +113,9 @@ class LessEqualSpec(ComparisonSpec):
 COMPARISONS = (EqualSpec, NotEqualSpec, GreaterSpec, GreaterEqualSpec, LessSpec, LessEqualSpec)
 
 
-def _real(codes: npt.NDArray[Any], quant: Quant | None, rule: Rule) -> npt.NDArray[Any]:
+def compared(codes: npt.NDArray[Any], quant: Quant | None, rule: Rule) -> npt.NDArray[Any]:
     """What is compared: numbers as they are, codes as reals with 8 fraction bits."""
-    if quant is None:
+    if quant is None or rule.rounding is Rounding.EXACT:
         return codes
     raised = (codes.astype(np.int64) - quant.scalar_zero_point()) << EXTRA_BITS
     return numerics.requantize(raised, rule.rounding, np.array(quant.scalar_scale()))
@@ -121,5 +123,5 @@ def _real(codes: npt.NDArray[Any], quant: Quant | None, rule: Rule) -> npt.NDArr
 
 def reference(spec: ComparisonSpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Compares (N, *a_shape) and (N, *b_shape), either N may be 1: (N, *output_shape) bools."""
-    a, b = spec.aligned(_real(a, spec.a_quant, rule), _real(b, spec.b_quant, rule))
+    a, b = spec.aligned(compared(a, spec.a_quant, rule), compared(b, spec.b_quant, rule))
     return np.asarray(spec.compare(a, b))

@@ -3,10 +3,10 @@
     q >= zp_x: y = clamp(zp_y + V1(q - zp_x, s_x / s_y))
     else:      y = clamp(zp_y + V1((q - zp_x) * alpha, ...))
 
-LEAKY_RELU's alpha is part of the factor, s_x * alpha / s_y, whose sign is put back after rounding; PRELU's codes are
-multiplied, and the factor is s_x * s_alpha / s_y. Factors are float32 in LiteRT and float64 in TFLite
-Micro, whose wheel measures so even where its source divides floats. XNNPACK's LEAKY_RELU has both factors, signs and
-all, in 1/256 (Q8).
+LEAKY_RELU's alpha is part of the factor, s_x * alpha / s_y, whose sign is put back after rounding (but for int16 in
+LiteRT's optimized kernels, where the multiplier carries it); PRELU's codes are multiplied, and the factor is s_x *
+s_alpha / s_y. Factors are float32 in LiteRT and float64 in TFLite Micro, whose wheel measures so even where its source
+divides floats. XNNPACK's LEAKY_RELU has both factors, signs and all, in 1/256 (Q8).
 Sources: LiteRT tflite/kernels/activations.cc (LeakyReluPrepare, PreluPrepare), internal/reference/{leaky_relu,prelu}.h;
 tflite-micro 90b983c2, tensorflow/lite/micro/kernels/{leaky_relu_common,prelu_common}.cc; XNNPACK 75db3c093,
 src/qs8-vlrelu.
@@ -50,9 +50,14 @@ class LeakyReluSpec(UnarySpec):
 
 @dataclass(frozen=True, kw_only=True)
 class PreluSpec(BinaryCodesSpec):
-    """Leaky ReLU with slopes, which broadcast. See BinaryCodesSpec for the fields; a is x, b is alpha."""
+    """Leaky ReLU with slopes, which broadcast; those of int16 are int8, with any zero point.
+
+    See BinaryCodesSpec for the fields; a is x, b is alpha.
+    """
 
     op: ClassVar[str] = "PRELU"
+    dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, UINT8, INT16)
+    dtype_beside_int16: ClassVar[np.dtype[Any]] = INT8
 
 
 def reference(spec: LeakyReluSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -64,11 +69,12 @@ def reference(spec: LeakyReluSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArr
         multipliers = (numerics.q8_multiplier(x_scale, out_scale, factor) for factor in (1.0, spec.alpha))
         positive, negative = (numerics.requantize_q8(centred, multiplier) for multiplier in multipliers)
         return _codes(spec, centred, positive, negative)
-    positive = numerics.requantize(
-        centred, rule.rounding, numerics.real_multipliers(x_scale, ONE, out_scale, rule.product)
-    )
+    signed = rule.rounding is Rounding.V1_SIGNED
+    rounding = Rounding.V1 if signed else rule.rounding
+    positive = numerics.requantize(centred, rounding, numerics.real_multipliers(x_scale, ONE, out_scale, rule.product))
     slope = numerics.real_multipliers(x_scale, alpha, out_scale, rule.product)
-    negative = numerics.requantize(centred, rule.rounding, np.abs(slope)) * np.where(slope < 0, -1, 1)
+    sign = np.where((slope < 0) & (not signed), -1, 1)
+    negative = sign * numerics.requantize(centred, rounding, sign * slope)
     return _codes(spec, centred, positive, negative)
 
 

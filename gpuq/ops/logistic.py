@@ -1,7 +1,8 @@
 """LOGISTIC: y = 1 / (1 + exp(-x)), as a table over the 256 codes of the input.
 
 LiteRT computes the table in float32 with expf; XNNPACK in float64, ties to even; TFLite Micro computes each code in
-fixed point (Q4.27). int16 is interpolated between 256 values of the sigmoid, 1/24 apart.
+fixed point (Q4.27). int16 is interpolated between 256 values of the sigmoid, 1/24 apart; LiteRT's optimized kernels
+compute it in fixed point (Q3.12) where the input's scale is 2^-12.
 Sources: LiteRT tflite/kernels/internal/common.h (LUTPopulateInt8), activations.cc; tflite-micro 90b983c2,
 tensorflow/lite/micro/kernels/logistic_common.cc, tensorflow/lite/kernels/internal/reference/integer_ops/logistic.h;
 XNNPACK src/reference/unary-elementwise.cc (SigmoidOp).
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops import fixed_point
+from gpuq.ops import fixed_point, fixed_point_int16
 from gpuq.ops.interpolation import interpolated_sigmoid, step_multiplier
 from gpuq.ops.spec import INT8, INT16, UINT8, clamp_to
 from gpuq.ops.unary import (
@@ -105,4 +106,6 @@ def reference(spec: LogisticSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArra
     """Exact sigmoids of codes of any shape."""
     if rule.rounding is Rounding.INTERPOLATED:
         return np.asarray(interpolated_sigmoid(x.astype(np.int64), *int16_multiplier(spec)), spec.out_quant.dtype)
+    if spec.x_quant.dtype == INT16:
+        return np.asarray(fixed_point_int16.logistic_table().astype(np.int16)[x.view(np.uint16)])
     return look_up(spec, table(spec, rule), x)

@@ -3,7 +3,8 @@
     SUM: y = clamp(zp_y + V1(sum(q) - zp_x * n, s_x / s_y))
 
 LiteRT's reference kernel reads and writes int8 codes of SUM as the unsigned bytes that hold them (with zero points as
-they are). Its optimized kernels and XNNPACK compute in float32, with k = s_x / s_y:
+they are), and int16 codes too: half of their output stays unwritten. Its optimized kernels and XNNPACK compute in
+float32, with k = s_x / s_y:
 
     y = clamp(zp_y + round(sum(q) * k - zp_x * k * n)), ties away from zero
     y = clamp(round(sum(q) * k + (zp_y - zp_x * n * k))), ties to even
@@ -103,6 +104,7 @@ class SumSpec(ReduceCodesSpec):
     """The sum over some dimensions. See ReduceSpec and ReduceCodesSpec for the fields."""
 
     op: ClassVar[str] = "SUM"
+    dtypes: ClassVar[tuple[np.dtype[Any], ...]] = (INT8, UINT8, INT16)
 
     def __post_init__(self) -> None:
         super().__post_init__()

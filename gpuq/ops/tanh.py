@@ -2,6 +2,8 @@
 
 LiteRT computes the table in float32 with tanhf, and so does XNNPACK, which rounds ties to even. TFLite Micro computes
 each code in fixed point (Q4.27) and gives multiples of 1/128 around code 0, whatever the output's parameters say.
+int16 is as LOGISTIC's; LiteRT's optimized kernels compute it in fixed point (Q3.12) where the input's scale is 2^-12
+or 2^-11, of which they double the codes first.
 Sources: LiteRT tflite/kernels/internal/common.h (LUTPopulateInt8), activations.cc (TanhPrepare); tflite-micro 90b983c2,
 tensorflow/lite/micro/kernels/tanh.cc, tensorflow/lite/kernels/internal/reference/integer_ops/tanh.h.
 """
@@ -17,7 +19,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops import fixed_point
+from gpuq.ops import fixed_point, fixed_point_int16
 from gpuq.ops.interpolation import interpolated_tanh, step_multiplier
 from gpuq.ops.spec import INT8, INT16, UINT8, clamp_to
 from gpuq.ops.unary import (
@@ -54,10 +56,15 @@ class TanhSpec(UnarySpec):
 def int16_multiplier(spec: TanhSpec) -> tuple[int, int]:
     """(multiplier, right shift) that bring codes of int16 to 1/12288: exact for scales of 2^-12 and 2^-11."""
     scale = spec.x_quant.scalar_scale()
-    exponent = round(math.log2(scale))
-    if exponent in (-12, -11) and abs(math.log2(scale) - exponent) < 1e-3:
-        return 3 << (12 + exponent), 0
+    shift = _left_shift_to_q12(spec)
+    if shift in (0, 1) and abs(math.log2(scale) + 12 - shift) < 1e-3:
+        return 3 << shift, 0
     return step_multiplier(spec, scale)
+
+
+def _left_shift_to_q12(spec: TanhSpec) -> int:
+    """The left shift that brings codes of int16 to 2^-12, to the nearest power of two."""
+    return round(math.log2(spec.x_quant.scalar_scale())) + 12
 
 
 def table(spec: TanhSpec, rule: Rule) -> npt.NDArray[Any]:
@@ -81,4 +88,7 @@ def reference(spec: TanhSpec, rule: Rule, x: npt.NDArray[Any]) -> npt.NDArray[An
     """Exact tangents of codes of any shape."""
     if rule.rounding is Rounding.INTERPOLATED:
         return interpolated_tanh(x.astype(np.int64), *int16_multiplier(spec)).astype(np.int16)
+    if spec.x_quant.dtype == INT16:
+        doubled = np.clip(x.astype(np.int64) << _left_shift_to_q12(spec), -32768, 32767).astype(np.int16)
+        return np.asarray(fixed_point_int16.tanh_table(3).astype(np.int16)[doubled.view(np.uint16)])
     return look_up(spec, table(spec, rule), x)

@@ -669,6 +669,8 @@ def logistic(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
     dtype = source.pick("dtype", dtypes)
     zero_point = source.zero_point("in_zero_point", dtype)
     in_scale = source.note("in_scale", source.log2(*((-20, 2) if dtype == "int16" else (-14, 2))))
+    if dtype == "int16" and source.flag("power"):
+        in_scale = source.note("in_scale", np.float32(2.0**-12))
     sample, x = code_by_code(source, dtype, zero_point)
     return source.case(
         [TensorDef(sample, dtype, in_scale, zero_point)],

@@ -32,12 +32,12 @@ from .strategies_movement import numbers
 
 
 @st.composite
-def tanh(draw: DrawFn, dtypes: Sequence[str] = BOTH, powers: bool = True) -> Case:
+def tanh(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
     source = Source(draw, "TANH")
     dtype = source.pick("dtype", dtypes)
     zero_point = source.zero_point("in_zero_point", dtype)
     in_scale = source.note("in_scale", source.log2(*((-20, 2) if dtype == "int16" else (-14, 2))))
-    if dtype == "int16" and powers and source.flag("power"):
+    if dtype == "int16" and source.flag("power"):
         in_scale = source.note("in_scale", np.float32(2.0 ** int(source.rng.choice([-11, -12]))))
     sample, x = code_by_code(source, dtype, zero_point)
     if dtype == "int16":
@@ -180,10 +180,11 @@ def stacked(source: Source, part: tuple[int, ...], fixed: bool) -> tuple[int, ..
 def prelu(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
     source = Source(draw, "PRELU")
     dtype = source.pick("dtype", dtypes)
+    alpha_dtype = "int8" if dtype == "int16" else dtype
     full, (first, second), (_, fixed) = operands(source)
-    z1, z2 = source.zero_point("zero_point_1", dtype), source.zero_point("zero_point_2", dtype)
+    z1, z2 = source.zero_point("zero_point_1", dtype), source.zero_point("zero_point_2", alpha_dtype)
     x = source.activations(first, dtype, z1)
-    alpha = source.codes(stacked(source, second, fixed), dtype, z2)
+    alpha = source.codes(stacked(source, second, fixed), alpha_dtype, z2)
     mode = source.pick("scales", ["typical", "dyadic", "dyadic", "any"])
     if mode == "dyadic":
         bits = int(source.rng.integers(0, 3))
@@ -199,11 +200,38 @@ def prelu(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
     return source.case(
         [
             TensorDef(first, dtype, x_scale, z1),
-            TensorDef(second, dtype, alpha_scale, z2, data=alpha if fixed else None),
+            TensorDef(second, alpha_dtype, alpha_scale, z2, data=alpha if fixed else None),
         ],
         TensorDef(full, dtype, out_scale, source.zero_point("out_zero_point", dtype)),
         None,
         [x] if fixed else [x, alpha],
+    )
+
+
+@st.composite
+def power_of_two(draw: DrawFn, op: str) -> Case:
+    """ADD and SUB of int16 whose file has pot_scale_int16: one input's scale is the output's, ADD broadcasts nothing."""
+    source = Source(draw, op)
+    full, (first, second), (_, fixed) = operands(source)
+    if op == "ADD":
+        first = second = full
+    out = source.integer("out", -20, 4)
+    shifts = [0, -source.integer("shift", 0, 15)]
+    if source.flag("second"):
+        shifts.reverse()
+    arrays = [source.activations(first, "int16"), source.codes(stacked(source, second, fixed), "int16")]
+    activation = source.pick("activation", list(ACTIVATIONS))
+    options = (schema.AddOptionsT if op == "ADD" else schema.SubOptionsT)(
+        fusedActivationFunction=ACTIVATIONS[activation], potScaleInt16=True
+    )
+    return source.case(
+        [
+            TensorDef(part, "int16", 2.0 ** (out + shift), data=array if held else None)
+            for part, shift, array, held in zip((first, second), shifts, arrays, (False, fixed), strict=True)
+        ],
+        TensorDef(full, "int16", 2.0**out),
+        options,
+        arrays[: 1 if fixed else 2],
     )
 
 
@@ -274,7 +302,8 @@ def comparison(draw: DrawFn, dtypes: Sequence[str] = ("int8", "uint8", "int32", 
     full, shapes, fixed = operands(source)
     scales: list[Any] = [None, None]
     zeros = [0, 0]
-    if dtype in BOTH:
+    # NOT_EQUAL writes nothing for int16 without scales.
+    if dtype in BOTH or (dtype == "int16" and (op == "NOT_EQUAL" or source.flag("scales"))):
         s1 = source.log2(-14, -0.01)
         s2 = min(np.float32(s1 * 2.0 ** source.rng.choice([0, 0, 1, -1, 0.3])), np.float32(0.99))
         scales = [source.note("s1", s1), source.note("s2", s2)]
@@ -282,7 +311,7 @@ def comparison(draw: DrawFn, dtypes: Sequence[str] = ("int8", "uint8", "int32", 
     sizes = [stacked(source, part, held) for part, held in zip(shapes, fixed, strict=True)]
     arrays = [numbers(source, size, dtype) for size in sizes]
     if dtype != "bool" and source.flag("alike"):
-        arrays = [(array % 4).astype(dtype) for array in arrays]
+        arrays = [(array % (100 if dtype == "int16" else 4)).astype(dtype) for array in arrays]
     return source.case(
         [
             TensorDef(part, dtype, scale, zero, data=array if held else None)
@@ -353,6 +382,7 @@ def total(draw: DrawFn, dtypes: Sequence[str] = BOTH, with_bytes: bool = False, 
     x = source.activations(sample, dtype, zero_point)
     seen = x.view(np.uint8) if with_bytes else x
     count = math.prod(sample[i] for i in axes)
+    farthest = 32768.0 if dtype == "int16" else 255.0
     sums = seen.astype(np.int64).sum(axis=tuple(i for i in axes if i > 0)) - zero_point * (count - 1)
     in_scale, out_scale, out_zp = rescaling(
         source, sums, zero_point, "uint8" if with_bytes and dtype == "int8" else dtype
@@ -360,7 +390,7 @@ def total(draw: DrawFn, dtypes: Sequence[str] = BOTH, with_bytes: bool = False, 
     if with_bytes and dtype == "int8":
         out_zp = min(out_zp, 127)
     if in_float:
-        out_scale = source.note("raised", np.float32(max(out_scale, in_scale * 255.0 * count / 2.0**30)))
+        out_scale = source.note("raised", np.float32(max(out_scale, in_scale * farthest * count / 2.0**30)))
     return source.case(
         [TensorDef(sample, dtype, in_scale, zero_point), axis],
         TensorDef(out_shape, dtype, out_scale, out_zp),

@@ -129,7 +129,9 @@ INT16: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
     "CONCATENATION_int16": (partial(ops.concatenation, INT16_ONLY), 10),
     "PAD_int16": (partial(ops.pad, INT16_ONLY), 10),
     "RESIZE_NEAREST_NEIGHBOR_int16": (partial(ops.resize, "RESIZE_NEAREST_NEIGHBOR", INT16_ONLY), 10),
-    "TANH_int16": (partial(sums.tanh, INT16_ONLY, powers=False), 20),
+    "TANH_int16": (partial(sums.tanh, INT16_ONLY), 20),
+    "LEAKY_RELU_int16": (partial(sums.leaky_relu, INT16_ONLY), 20),
+    "PRELU_int16": (partial(sums.prelu, INT16_ONLY), 20),
     "TRANSPOSE_CONV_int16": (partial(sums.transpose_conv, INT16_ONLY), 30),
     "RESHAPE_int16": (partial(ops.reshape, INT16_ONLY), 5),
     "ABS_int16": (partial(ops.relu, "ABS", INT16_ONLY), 20),
@@ -159,6 +161,9 @@ LITERT_INT16 = INT16 | {
     "SPACE_TO_BATCH_ND_int16": (partial(moves.space_to_batch_nd, INT16_ONLY), 5),
     "BATCH_TO_SPACE_ND_int16": (partial(moves.batch_to_space_nd, INT16_ONLY), 5),
     "MIRROR_PAD_int16": (partial(moves.mirror_pad, INT16_ONLY), 5),
+    "comparisons_int16": (partial(sums.comparison, INT16_ONLY), 20),
+    "ADD_int16_power_of_two": (partial(sums.power_of_two, "ADD"), 10),
+    "SUB_int16_power_of_two": (partial(sums.power_of_two, "SUB"), 10),
     "BATCH_MATMUL_int16": (partial(sums.batch_matmul, [("int16", "int16"), ("int16", "int16"), ("int16", "int8")]), 30),
 }
 
@@ -262,15 +267,13 @@ DYNAMIC_RANGE: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
     f"{op}_dynamic_range": (partial(dynamic.hybrid, op), 60)
     for op in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 }
-# LiteRT's optimized kernels have others for these.
-OF_REFERENCE = {
-    "LEAKY_RELU_int16": (partial(sums.leaky_relu, INT16_ONLY), 20),
-    "TANH_int16": (partial(sums.tanh, INT16_ONLY), 20),
-}
-LITERT |= LITERT_INT16 | DYNAMIC_RANGE | OF_REFERENCE
-LITERT_OPT |= LITERT_INT16 | DYNAMIC_RANGE
-XNNPACK |= LITERT_INT16 | DYNAMIC_RANGE
-TFLM |= INT16 | OF_REFERENCE | {"BATCH_MATMUL_int16": (partial(sums.batch_matmul, [("int16", "int16")]), 30)}
+# LiteRT's reference SUM leaves half of an int16 output unwritten.
+SUM_INT16 = {"SUM_int16": (partial(sums.total, INT16_ONLY), 20)}
+SUM_INT16_IN_FLOAT = {"SUM_int16": (partial(sums.total, INT16_ONLY, in_float=True), 20)}
+LITERT |= LITERT_INT16 | DYNAMIC_RANGE
+LITERT_OPT |= LITERT_INT16 | DYNAMIC_RANGE | SUM_INT16_IN_FLOAT
+XNNPACK |= LITERT_INT16 | DYNAMIC_RANGE | SUM_INT16_IN_FLOAT
+TFLM |= INT16 | SUM_INT16 | {"BATCH_MATMUL_int16": (partial(sums.batch_matmul, [("int16", "int16")]), 30)}
 
 TABLES = {"litert_ref": LITERT, "litert_opt": LITERT_OPT, "xnnpack": XNNPACK, "tflm": TFLM}
 

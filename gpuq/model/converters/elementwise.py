@@ -73,7 +73,7 @@ def comparison(spec_type: type[ComparisonSpec]) -> Callable[[OperatorView], Conv
             raise view.fail(f"inputs of {a.dtype} and {b.dtype} must have one dtype")
         if view.out.dtype != np.bool_:
             raise view.fail(f"output of {view.out.dtype} must be bool")
-        quantized = a.dtype in (INT8, UINT8)
+        quantized = a.dtype in (INT8, UINT8) or (a.dtype == INT16 and (a.quant or b.quant) is not None)
         spec = spec_type(
             a_shape=a.shape,
             b_shape=b.shape,
