@@ -101,7 +101,7 @@ class Rounding(Enum):
     """Tables of int16 with interpolation between their entries (SOFTMAX, LOGISTIC and TANH of int16,
     UNIDIRECTIONAL_SEQUENCE_LSTM of TFLite Micro)."""
     INTERPOLATED_F32 = "interpolated_f32"
-    """As interpolated, the tables computed in float32 (SOFTMAX of int16 in TFLite Micro)."""
+    """As interpolated, the tables computed in float32 (SOFTMAX of int16 in TFLite Micro, RSQRT of int16 in LiteRT)."""
     INTERPOLATED_SINGLE = "interpolated_single"
     """As interpolated, where a build rounds once: V2 in place of V1 (UNIDIRECTIONAL_SEQUENCE_LSTM)."""
     HYBRID = "hybrid"

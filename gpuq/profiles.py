@@ -344,8 +344,8 @@ def _other_indices(spec: Any) -> bool:
 
 
 def _cast_in_micro(spec: OperatorSpec) -> bool:
-    """From and to int8, int32, bool: what TFLite Micro's CAST has."""
-    kinds = (np.int8, np.int32, np.bool_)
+    """From and to int8, int16, int32, bool: what TFLite Micro's CAST has."""
+    kinds = (np.int8, np.int16, np.int32, np.bool_)
     return spec.activation_dtype in kinds and getattr(spec, "out_dtype", None) in kinds
 
 
@@ -380,8 +380,8 @@ _LITERT_ELEMENTS = (
     _refuse("NOT_EQUAL", _on_int16, "of int16 without quantization parameters, LiteRT's kernel writes nothing"),
     _row(_COMPARISONS, _of_kinds("int16", "int32", "int64", "float32", "bool"), Rounding.EXACT),
     _row(_CHOICES, _of_kinds("int8", "uint8", "int16", "int32", "int64", "float32"), Rounding.EXACT),
-    _row("NEG", _of_kinds("int8", "int32", "int64", "float32"), Rounding.EXACT),
-    _row("CAST", _of_kinds("int8", "uint8", "int32", "int64", "bool"), Rounding.EXACT),
+    _row("NEG", _of_kinds("int8", "int16", "int32", "int64", "float32"), Rounding.EXACT),
+    _row("CAST", _of_kinds("int8", "uint8", "int16", "int32", "int64", "bool"), Rounding.EXACT),
     *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _LITERT_MOVEMENTS.items()),
     _row("TFLite_Detection_PostProcess", _always, Rounding.EXACT),
     _refuse("SVDF", _int8_state, "LiteRT reads int8 states and time weights as int16"),
@@ -431,10 +431,12 @@ _LITERT_ARITHMETIC = (
     _refuse("FULLY_CONNECTED", _packed_with_zero_point, "LiteRT takes no zero point with int4 and int2 weights"),
     _refuse("TRANSPOSE_CONV", _no_convolution_back, "a convolution of the output image does not give the input's size"),
     _row("RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1", _always, Rounding.V1, Product.ALL_F32),
+    _row("RSQRT", _on_int16, Rounding.INTERPOLATED_F32),
     _row("LEAKY_RELU PRELU ABS RSQRT", _always, Rounding.V1, Product.ALL_F32),
-    _row("SQUARED_DIFFERENCE", _always, Rounding.V1),
+    _row("SQUARED_DIFFERENCE", _on_int8, Rounding.V1),
     _row("HARD_SWISH L2_NORMALIZATION", _always, Rounding.FIXED_POINT),
-    _row("LOGISTIC TANH SQRT", _on_codes, Rounding.TABLE_F32),
+    _row("LOGISTIC TANH", _on_codes, Rounding.TABLE_F32),
+    _row("SQRT", _always, Rounding.TABLE_F32),
 )
 
 _NO_INT2 = _refuse("FULLY_CONNECTED", _int2_weights, "TFLite Micro has no int2 weights")
@@ -470,6 +472,7 @@ _FLOAT32 = _row(
 _PLAIN = (
     _row("ADD SUB MUL", _of_kinds("int32", "int64"), Rounding.EXACT),
     _row("DIV FLOOR_DIV SQUARED_DIFFERENCE", _of_kinds("int32"), Rounding.EXACT),
+    _row("FLOOR_DIV", _of_kinds("int8", "int16"), Rounding.EXACT),
     _refuse("SQUARED_DIFFERENCE", _of_kinds("int64"), "LiteRT has no kernel for int64"),
 )
 
@@ -628,10 +631,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V1),
                 _MICRO_MATRICES,
                 _row("BATCH_MATMUL", _on_int16, Rounding.V3),
-                _row("TRANSPOSE_CONV BATCH_MATMUL SQUARED_DIFFERENCE", _on_int8, Rounding.V1),
-                _row("PRELU SUM", _signed, Rounding.V1),
-                _row("RSQRT", _on_int8, Rounding.V1),
-                _row("LEAKY_RELU ABS", _signed, Rounding.V1),
+                _row("TRANSPOSE_CONV BATCH_MATMUL", _on_int8, Rounding.V1),
+                _row("PRELU SUM SQUARED_DIFFERENCE RSQRT LEAKY_RELU ABS", _signed, Rounding.V1),
                 _row("ELU", _on_int8, Rounding.TABLE_F32_EXP),
                 _row("RELU6", _signed, Rounding.EXACT),
                 _refuse("SVDF", _no_bias, "without a bias, TFLite Micro crashes"),
@@ -678,10 +679,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _row("ADD SUB MUL MEAN RELU", _signed, Rounding.V2),
                 _MICRO_MATRICES,
                 _row("BATCH_MATMUL", _on_int16, Rounding.V3),
-                _row("TRANSPOSE_CONV BATCH_MATMUL SQUARED_DIFFERENCE", _on_int8, Rounding.V2),
-                _row("PRELU SUM", _signed, Rounding.V2),
-                _row("RSQRT", _on_int8, Rounding.V2),
-                _row("LEAKY_RELU ABS", _signed, Rounding.V2),
+                _row("TRANSPOSE_CONV BATCH_MATMUL", _on_int8, Rounding.V2),
+                _row("PRELU SUM SQUARED_DIFFERENCE RSQRT LEAKY_RELU ABS", _signed, Rounding.V2),
                 _row("ELU", _on_int8, Rounding.TABLE_F32_EXP),
                 _row("RELU6", _signed, Rounding.EXACT),
                 _refuse("SVDF", _no_bias, "without a bias, TFLite Micro crashes"),

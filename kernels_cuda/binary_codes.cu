@@ -1,5 +1,5 @@
-// Two tensors of codes, with broadcasting: ADD, SUB, MUL and PRELU, or any operator on 8-bit codes by a
-// table.
+// Two tensors of codes, with broadcasting: ADD, SUB, MUL, PRELU and SQUARED_DIFFERENCE, or any operator on
+// 8-bit codes by a table.
 //
 //   y = clamp(zp_y + requantize(a[code_a] OP b[code_b]))        y = pairs[256 * byte_a + byte_b]
 //
@@ -15,7 +15,8 @@
 
 // OPERATION    OPERATION_SUM, _PRODUCT: what OP is; OPERATION_PAIR: a_table points to `pairs`, bytes;
 //              OPERATION_MAX, _MIN: the larger or smaller code itself; OPERATION_PRELU: a, or the product
-//              where a is negative, which the second of two factors is for
+//              where a is negative, which the second of two factors is for; OPERATION_SQUARE: the square of
+//              the sum
 // A_TABLE      1: a is a table of values by the code's bits, of int16 too long for shared memory; 0: a_scale
 // *
 //              code + a_offset
@@ -33,6 +34,9 @@
 #define OPERATION_MAX 3
 #define OPERATION_MIN 4
 #define OPERATION_PRELU 5
+#define OPERATION_SQUARE 6
+
+#define REQUANTIZES (OPERATION != OPERATION_PAIR && OPERATION != OPERATION_MAX && OPERATION != OPERATION_MIN)
 
 #define COUNT (VEC < 4 ? 4 : VEC)
 #define FOURS (COUNT / 4)
@@ -126,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const Chunk b_chunk = load_row<B_STEP>(b_codes, count);
 #if OPERATION == OPERATION_PAIR
   const unsigned char* const pairs = reinterpret_cast<const unsigned char*>(a_table);
-#elif OPERATION == OPERATION_SUM || OPERATION == OPERATION_PRODUCT || OPERATION == OPERATION_PRELU
+#elif REQUANTIZES
   const Factor factor = factors[0];
 #endif
 #if OPERATION == OPERATION_PRELU
@@ -146,7 +150,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     out.fours[four] = codes;
 #else
     int values[4];
-#if OPERATION == OPERATION_SUM || OPERATION == OPERATION_PRODUCT || OPERATION == OPERATION_PRELU
+#if REQUANTIZES
     Factor own_factors[4];
 #endif
 #pragma unroll
@@ -158,6 +162,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       own_factors[i] = factor;
 #elif OPERATION == OPERATION_PRODUCT
       values[i] = wrapping_multiply(value_a, value_b);
+      own_factors[i] = factor;
+#elif OPERATION == OPERATION_SQUARE
+      values[i] = wrapping_multiply(wrapping_add(value_a, value_b), wrapping_add(value_a, value_b));
       own_factors[i] = factor;
 #elif OPERATION == OPERATION_PRELU
       values[i] = value_a < 0 ? wrapping_multiply(value_a, value_b) : value_a;

@@ -14,13 +14,16 @@ import gpuq
 from gpuq import cpu, numerics, profiles
 from gpuq.errors import InputTypeError, InputValueError, UnsupportedModel
 from gpuq.numerics import Product, Rounding, Rule
+from gpuq.ops.abs_neg import NegSpec
 from gpuq.ops.add import AddSpec
 from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.cast import CastSpec
 from gpuq.ops.comparison import EqualSpec, GreaterEqualSpec, LessSpec, NotEqualSpec
 from gpuq.ops.concatenation import ConcatenationSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.dequantize import DequantizeSpec
+from gpuq.ops.float32.elementwise import BINARY_SPECS
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.interpolation import SIGMOIDS, interpolated, interpolation_table
 from gpuq.ops.leaky_relu import LeakyReluSpec, PreluSpec
@@ -32,6 +35,8 @@ from gpuq.ops.relu import ReluSpec
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec
 from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.spec import INT16, INT32, INT64, Spec
+from gpuq.ops.sqrt import RsqrtSpec, SqrtSpec
+from gpuq.ops.squared_difference import SquaredDifferenceSpec
 from gpuq.ops.sub import SubSpec
 from gpuq.ops.tanh import TanhSpec
 from gpuq.ops.window import Window2d
@@ -436,6 +441,63 @@ def test_fixed_point_of_the_optimized_kernels(scale: float, shift: int) -> None:
         assert np.abs(got - 32768 * function(real)).max() < 20
         plain = reference(spec, profiles.resolve("litert_ref", spec), codes)
         assert np.count_nonzero(got != plain) > 0
+
+
+def test_roots() -> None:
+    codes = np.arange(0, 32768).astype(np.int16)[None]
+    quants: dict[str, Any] = dict(shape=(32768,), x_quant=int16(0.003), out_quant=int16(0.0007))
+    root = SqrtSpec(**quants)
+    real = np.float32(0.003) * codes.astype(np.float32)
+    want = np.clip((np.sqrt(real) / np.float32(0.0007)).astype(np.int64), -32768, 32767).astype(np.int16)
+    for name in ("litert_ref", "litert_opt", "xnnpack"):
+        assert_equal_bits(launched(root, profiles.resolve(name, root), [None], codes), want, name)
+    with pytest.raises(UnsupportedModel, match="SQRT on int16"):
+        profiles.resolve("tflm", root)
+    inverse = RsqrtSpec(**quants)
+    exact_values = np.clip(1 / np.sqrt(real[:, 1:], dtype=np.float64) / np.float32(0.0007), 0, 32767)
+    micro = launched(inverse, profiles.resolve("tflm", inverse), [None], codes)
+    assert micro[0, 0] == 32767
+    assert np.abs(micro[:, 1:] - exact_values).max() <= 1
+    # Straight lines between every 128th value: exact there but for what moves them, far off between the first two.
+    lines = launched(inverse, profiles.resolve("litert_ref", inverse), [None], codes)
+    assert np.abs(lines[:, 4096::128] - exact_values[:, 4095::128]).max() <= 2
+    assert np.abs(lines[:, 1:] - exact_values).max() > 1000
+
+
+def test_squared_difference() -> None:
+    rng = np.random.default_rng(24)
+    a, b = (rng.integers(-32768, 32768, (2, 60)).astype(np.int16) for _ in range(2))
+    spec = SquaredDifferenceSpec(
+        a_shape=(60,), b_shape=(60,), a_quant=int16(0.01), b_quant=int16(0.007), out_quant=int16(3.0)
+    )
+    twice = 2 * spec.a_quant.scalar_scale()
+    factors = [quant.scalar_scale() / twice for quant in (spec.a_quant, spec.b_quant)]
+
+    def of(x: int, y: int) -> int:
+        difference = exact.v1_real(x, factors[0]) - exact.v1_real(y, factors[1])
+        return exact.clamp(exact.v1_real(difference * difference, twice * twice / 3), -32768, 32767)
+
+    want = exact.elementwise(of, a, b).astype(np.int16)
+    assert np.unique(want).size > 60
+    assert_equal_bits(launched(spec, profiles.resolve("tflm", spec), [None, None], a, b), want, "tflm")
+    with pytest.raises(UnsupportedModel, match="SQUARED_DIFFERENCE on int16"):
+        profiles.resolve("litert_ref", spec)
+
+
+def test_plain_int16() -> None:
+    x = np.array([[-32768, -7, 7, 300]], np.int16)
+    negated = NegSpec(shape=(4,), dtype=INT16)
+    assert reference(negated, Rule(Rounding.EXACT), x).tolist() == [[-32768, 7, -7, -300]]
+    cast = CastSpec(shape=(4,), dtype=INT16, out_dtype=np.dtype(np.int8))
+    assert reference(cast, Rule(Rounding.EXACT), x).tolist() == [[0, -7, 7, 44]]
+    for dtype in ("int8", "int16"):
+        spec = BINARY_SPECS["FLOOR_DIV"](a_shape=(4,), b_shape=(4,), dtype=np.dtype(dtype))
+        a, b = (np.array([row], dtype) for row in ([-7, 7, -7, -128], [2, -2, -2, -1]))
+        lowest = -128 if dtype == "int8" else 128
+        got = reference(spec, profiles.resolve("litert_ref", spec), a, b)
+        assert got.tolist() == [[-4, -4, 3, lowest]]
+    with pytest.raises(InputTypeError, match="input of int16"):
+        BINARY_SPECS["DIV"](a_shape=(4,), b_shape=(4,), dtype=INT16)
 
 
 def test_sum() -> None:

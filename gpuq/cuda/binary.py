@@ -1,7 +1,8 @@
 """Operators on two tensors of codes with broadcasting.
 
 ADD, SUB and MUL are a function of one code for each operand, a sum or product, and a requantization. Every other one on
-8-bit codes is a table of all 65,536 pairs, made by reference(); of int16 there are MAXIMUM, MINIMUM and PRELU.
+8-bit codes is a table of all 65,536 pairs, made by reference(); of int16 there are MAXIMUM, MINIMUM, PRELU and
+SQUARED_DIFFERENCE.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from gpuq.ops.leaky_relu import ONE, PreluSpec
 from gpuq.ops.maximum_minimum import MaximumSpec, MinimumSpec
 from gpuq.ops.mul import MulSpec
 from gpuq.ops.spec import INT8, INT16, UINT8, Shape, Spec
+from gpuq.ops.squared_difference import SquaredDifferenceSpec, scaled_inputs
+from gpuq.ops.squared_difference import factors as squared_factors
 from gpuq.ops.sub import SubSpec
 from gpuq.ops.tables import all_codes, binary_table
 
@@ -81,6 +84,7 @@ KERNELS = (
     *(binary_kernel(tables=(False, True), vec=vec, dtype=INT16) for vec in (8, 4)),
     binary_kernel(tables=(True, False), steps=(1, 0), dimensions=OUTER_DIMENSIONS, vec=1, dtype=INT16),
     *(binary_kernel(operation=operation, vec=8, dtype=INT16) for operation in ("PRODUCT", "MAX", "MIN")),
+    binary_kernel(operation="SQUARE", tables=(True, True), vec=8, dtype=INT16),
     binary_kernel(operation="PRELU", steps=(1, 1), dimensions=2, vec=8, dtype=INT16, rule="RULE_V1"),
 )
 """Two residual branches, an operand for every pixel's channels, and anything else code by code."""
@@ -137,6 +141,8 @@ class BinaryLayer(OnlyWayLayer):
             return "MIN" if isinstance(self.spec, MinimumSpec) else "MAX"
         if isinstance(self.spec, PreluSpec):
             return "PRELU"
+        if isinstance(self.spec, SquaredDifferenceSpec):
+            return "SQUARE"
         return "PRODUCT" if isinstance(self.spec, MulSpec) else "SUM"
 
     @property
@@ -387,6 +393,29 @@ def pack_prelu_int16(spec: PreluSpec, rule: Rule, alpha: npt.NDArray[Any] | None
         rule.bounds,
         (None, alpha.astype(np.int16) - np.int16(spec.b_quant.scalar_zero_point())),
     )
+
+
+def pack_squared_difference_int16(
+    spec: SquaredDifferenceSpec, rule: Rule, a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None
+) -> BinaryLayer:
+    """Packs a SQUARED_DIFFERENCE of int16.
+
+    Args:
+        a, b: codes of an operand that is constant; None of an activation.
+    """
+    codes = all_codes(INT16)
+    a_values, b_values = scaled_inputs(spec, rule, codes, codes)
+    largest = int(np.abs(a_values).max() + np.abs(b_values).max())
+    packed, macro, _ = pack_factors(
+        rule.rounding,
+        np.array([squared_factors(spec)[2]]),
+        np.zeros(1, np.int64),
+        np.array([largest * largest], np.int64),
+        0,
+        can_clear=False,
+    )
+    operands = (None if a is None else np.ascontiguousarray(a), None if b is None else np.ascontiguousarray(b))
+    return BinaryLayer(spec, (_int32(a_values), _int32(-b_values)), packed, macro, rule.bounds, operands)
 
 
 def _int32(values: Int64Array) -> npt.NDArray[np.int32]:

@@ -70,6 +70,7 @@ from gpuq.ops.reduce import ReduceSpec
 from gpuq.ops.resize_bilinear import ResizeSpec
 from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.spec import INT16, Shape, Spec
+from gpuq.ops.squared_difference import SquaredDifferenceSpec
 from gpuq.ops.svdf import SvdfSpec
 from gpuq.ops.transpose_conv import TransposeConvSpec
 from gpuq.ops.unidirectional_sequence_lstm import UnidirectionalSequenceLstmSpec
@@ -199,6 +200,8 @@ def layer_of(
     if isinstance(spec, PreluSpec) and spec.activation_dtype == INT16:
         spec.require(constants[0] is None, "there is no CUDA kernel for a constant input")
         return binary.pack_prelu_int16(spec, rule, constants[1])
+    if isinstance(spec, SquaredDifferenceSpec) and spec.activation_dtype == INT16:
+        return binary.pack_squared_difference_int16(spec, rule, *constants)
     if binary.is_pair(spec):
         return binary.pack_pairs(spec, rule, *constants)
     if isinstance(spec, PlainPadSpec):

@@ -34,7 +34,7 @@ class NegSpec(Spec):
 
     Args:
         shape: shape of one run.
-        dtype: int8 (the raw codes), int32 or int64.
+        dtype: int8 or int16 (the raw codes), int32, int64 or float32.
     """
 
     op: ClassVar[str] = "NEG"
@@ -43,7 +43,7 @@ class NegSpec(Spec):
     dtype: np.dtype[Any]
 
     def __post_init__(self) -> None:
-        self.require_dtype("input", self.dtype, INT8, INT32, INT64, FLOAT32)
+        self.require_dtype("input", self.dtype, INT8, INT16, INT32, INT64, FLOAT32)
 
     @property
     def activation_dtype(self) -> np.dtype[Any]:

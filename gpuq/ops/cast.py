@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.numerics import Rule
-from gpuq.ops.spec import BOOL, INT8, INT32, INT64, UINT8, Shape, Spec
+from gpuq.ops.spec import BOOL, INT8, INT16, INT32, INT64, UINT8, Shape, Spec
 
-KINDS = (INT8, UINT8, INT32, INT64, BOOL)
+KINDS = (INT8, UINT8, INT16, INT32, INT64, BOOL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class CastSpec(Spec):
 
     Args:
         shape: shape of one run.
-        dtype, out_dtype: int8, uint8, int32, int64 or bool; quantization is ignored.
+        dtype, out_dtype: int8, uint8, int16, int32, int64 or bool; quantization is ignored.
     """
 
     op: ClassVar[str] = "CAST"

@@ -240,6 +240,7 @@ _ALWAYS_VERSION_1 = {
         "HARD_SWISH",
         "LEAKY_RELU",
         "PRELU",
+        "FLOOR_DIV",
         "RELU_N1_TO_1",
         "RELU_0_TO_1",
         "L2_NORMALIZATION",

@@ -14,6 +14,7 @@ from hypothesis.strategies import DrawFn
 from .one_operator import ACTIVATIONS, PADDINGS, TensorDef, constant
 from .strategies import (
     BOTH,
+    INT8_ONLY,
     MAX_MACS,
     XNNPACK_LARGEST,
     Case,
@@ -94,18 +95,20 @@ def hard_swish(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
 
 
 @st.composite
-def root(draw: DrawFn, op: str) -> Case:
+def root(draw: DrawFn, op: str, dtypes: Sequence[str] = INT8_ONLY) -> Case:
     """SQRT, RSQRT: of values from 0 on, or the runtimes stop."""
     source = Source(draw, op)
-    zero_point = source.zero_point("in_zero_point", "int8")
-    sample, x = code_by_code(source, "int8", zero_point)
-    x = np.maximum(x, zero_point).astype(np.int8)
+    dtype = source.pick("dtype", dtypes)
+    zero_point = source.zero_point("in_zero_point", dtype)
+    sample, x = code_by_code(source, dtype, zero_point)
+    x = np.maximum(x, zero_point).astype(dtype)
     in_scale = source.note("in_scale", source.log2(-10, 4))
-    largest = math.sqrt(255 * float(in_scale)) if op == "SQRT" else 1 / math.sqrt(float(in_scale))
-    out_scale = source.note("out_scale", np.float32(largest / 255 * float(source.log2(-3, 2))))
+    codes = 32767 if dtype == "int16" else 255
+    largest = math.sqrt(codes * float(in_scale)) if op == "SQRT" else 1 / math.sqrt(float(in_scale))
+    out_scale = source.note("out_scale", np.float32(largest / codes * float(source.log2(-3, 2))))
     return source.case(
-        [TensorDef(sample, "int8", in_scale, zero_point)],
-        TensorDef(sample, "int8", out_scale, source.zero_point("out_zero_point", "int8")),
+        [TensorDef(sample, dtype, in_scale, zero_point)],
+        TensorDef(sample, dtype, out_scale, source.zero_point("out_zero_point", dtype)),
         None,
         [x],
     )
@@ -138,7 +141,7 @@ def leaky_relu(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
 @st.composite
 def neg(draw: DrawFn) -> Case:
     source = Source(draw, "NEG")
-    dtype = source.pick("dtype", ["int8", "int32", "int64"])
+    dtype = source.pick("dtype", ["int8", "int16", "int32", "int64"])
     sample = shape(source)
     scale = source.log2(-10, 2) if dtype == "int8" else None
     tensor = TensorDef(sample, dtype, scale, 5 if dtype == "int8" else 0)
@@ -209,6 +212,22 @@ def prelu(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
 
 
 @st.composite
+def floor_div(draw: DrawFn, dtypes: Sequence[str] = ("int8", "int16", "int32")) -> Case:
+    """Numbers as they are; no divisor is 0."""
+    source = Source(draw, "FLOOR_DIV")
+    dtype = source.pick("dtype", dtypes)
+    full, (first, second), (_, fixed) = operands(source)
+    a, b = (numbers(source, stacked(source, part, held), dtype) for part, held in ((first, False), (second, fixed)))
+    b = np.where(b == 0, 1, b // source.integer("smaller", 1, 100) | 1).astype(dtype)
+    return source.case(
+        [TensorDef(first, dtype), TensorDef(second, dtype, data=b if fixed else None)],
+        TensorDef(full, dtype),
+        schema.FloorDivOptionsT(),
+        [a] if fixed else [a, b],
+    )
+
+
+@st.composite
 def power_of_two(draw: DrawFn, op: str) -> Case:
     """ADD and SUB of int16 whose file has pot_scale_int16: one input's scale is the output's, ADD broadcasts nothing."""
     source = Source(draw, op)
@@ -256,29 +275,33 @@ def maximum(draw: DrawFn, op: str, dtypes: Sequence[str] = ("int8", "uint8", "in
 
 
 @st.composite
-def squared_difference(draw: DrawFn) -> Case:
+def squared_difference(draw: DrawFn, dtypes: Sequence[str] = INT8_ONLY) -> Case:
     source = Source(draw, "SQUARED_DIFFERENCE")
+    dtype = source.pick("dtype", dtypes)
     full, (first, second), (_, fixed) = operands(source)
-    z1, z2 = source.zero_point("zero_point_1", "int8"), source.zero_point("zero_point_2", "int8")
-    a = source.activations(first, "int8", z1)
-    b = source.codes(stacked(source, second, fixed), "int8", z2)
+    z1, z2 = source.zero_point("zero_point_1", dtype), source.zero_point("zero_point_2", dtype)
+    a = source.activations(first, dtype, z1)
+    b = source.codes(stacked(source, second, fixed), dtype, z2)
     s1 = source.log2(-10, 2)
     mode = source.pick("scales", ["typical", "dyadic", "any"])
     s2 = np.float32(s1 * (np.float32(2.0 ** source.rng.integers(-2, 3)) if mode == "dyadic" else source.log2(-3, 3)))
     larger = float(max(s1, s2))
-    # (2 max)^2 / (2^14 out) must be below 1.
+    # (2 max)^2 / (2^14 out) must be below 1; of int16 (2 max)^2 / out.
+    extra = 0 if dtype == "int16" else 14
     steps = source.log2(-10, 12) if mode == "any" else source.log2(4, 11)
+    if dtype == "int16":
+        steps = np.float32(steps * 256)
     if mode == "dyadic":
         s1, s2 = (np.float32(2.0 ** np.rint(np.log2(s))) for s in (s1, s2))
         larger, steps = float(max(s1, s2)), np.float32(1 / dyadic(source, -8.0))
-    out_scale = np.float32(max(larger * larger * float(steps), 4.01 * larger * larger / 2**14))
+    out_scale = np.float32(max(larger * larger * float(steps), 4.01 * larger * larger / 2**extra))
     source.note("s", (s1, s2, out_scale))
     return source.case(
         [
-            TensorDef(first, "int8", s1, z1),
-            TensorDef(second, "int8", s2, z2, data=b if fixed else None),
+            TensorDef(first, dtype, s1, z1),
+            TensorDef(second, dtype, s2, z2, data=b if fixed else None),
         ],
-        TensorDef(full, "int8", out_scale, source.zero_point("out_zero_point", "int8")),
+        TensorDef(full, dtype, out_scale, source.zero_point("out_zero_point", dtype)),
         schema.SquaredDifferenceOptionsT(),
         [a] if fixed else [a, b],
     )

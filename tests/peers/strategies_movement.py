@@ -410,14 +410,14 @@ def mirror_pad(draw: DrawFn, dtypes: Sequence[str] = ANY) -> Case:
 @st.composite
 def cast(
     draw: DrawFn,
-    dtypes: Sequence[str] = (*CODES_AND_INTEGERS, "bool"),
-    out_dtypes: Sequence[str] = (*CODES_AND_INTEGERS, "bool"),
+    dtypes: Sequence[str] = (*CODES_AND_INTEGERS, "int16", "bool"),
+    out_dtypes: Sequence[str] = (*CODES_AND_INTEGERS, "int16", "bool"),
 ) -> Case:
     mover = Mover(draw, "CAST", dtypes)
     source = mover.source
     shape = mover.shape()
     out_dtype = source.pick("out_dtype", out_dtypes)
-    types = {"bool": "BOOL", "int8": "INT8", "uint8": "UINT8", "int32": "INT32", "int64": "INT64"}
+    types = {"bool": "BOOL", "int8": "INT8", "uint8": "UINT8", "int16": "INT16", "int32": "INT32", "int64": "INT64"}
     options = schema.CastOptionsT(
         inDataType=getattr(schema.TensorType, types[mover.dtype]),
         outDataType=getattr(schema.TensorType, types[out_dtype]),

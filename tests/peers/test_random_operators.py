@@ -72,6 +72,7 @@ LITERT: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
     "SQRT": (partial(sums.root, "SQRT"), 60),
     "RSQRT": (partial(sums.root, "RSQRT"), 60),
     "NEG": (sums.neg, 30),
+    "FLOOR_DIV": (sums.floor_div, 30),
     "PRELU": (sums.prelu, 150),
     "MAXIMUM": (partial(sums.maximum, "MAXIMUM"), 40),
     "MINIMUM": (partial(sums.maximum, "MINIMUM"), 40),
@@ -161,6 +162,8 @@ LITERT_INT16 = INT16 | {
     "SPACE_TO_BATCH_ND_int16": (partial(moves.space_to_batch_nd, INT16_ONLY), 5),
     "BATCH_TO_SPACE_ND_int16": (partial(moves.batch_to_space_nd, INT16_ONLY), 5),
     "MIRROR_PAD_int16": (partial(moves.mirror_pad, INT16_ONLY), 5),
+    "SQRT_int16": (partial(sums.root, "SQRT", INT16_ONLY), 20),
+    "RSQRT_int16": (partial(sums.root, "RSQRT", INT16_ONLY), 20),
     "comparisons_int16": (partial(sums.comparison, INT16_ONLY), 20),
     "ADD_int16_power_of_two": (partial(sums.power_of_two, "ADD"), 10),
     "SUB_int16_power_of_two": (partial(sums.power_of_two, "SUB"), 10),
@@ -230,7 +233,7 @@ TFLM: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
     "BATCH_TO_SPACE_ND": (partial(moves.batch_to_space_nd, ("int8", "float32")), 10),
     "PADV2": (partial(moves.padv2, ("int8", "int32", "float32")), 10),
     "MIRROR_PAD": (partial(moves.mirror_pad, ("int8", "float32")), 10),
-    "CAST": (partial(moves.cast, ("int8", "int32", "bool"), ("int8", "int32", "bool")), 10),
+    "CAST": (partial(moves.cast, ("int8", "int16", "int32", "bool"), ("int8", "int16", "int32", "bool")), 10),
 }
 
 
@@ -273,7 +276,15 @@ SUM_INT16_IN_FLOAT = {"SUM_int16": (partial(sums.total, INT16_ONLY, in_float=Tru
 LITERT |= LITERT_INT16 | DYNAMIC_RANGE
 LITERT_OPT |= LITERT_INT16 | DYNAMIC_RANGE | SUM_INT16_IN_FLOAT
 XNNPACK |= LITERT_INT16 | DYNAMIC_RANGE | SUM_INT16_IN_FLOAT
-TFLM |= INT16 | SUM_INT16 | {"BATCH_MATMUL_int16": (partial(sums.batch_matmul, [("int16", "int16")]), 30)}
+TFLM |= (
+    INT16
+    | SUM_INT16
+    | {
+        "BATCH_MATMUL_int16": (partial(sums.batch_matmul, [("int16", "int16")]), 30),
+        "SQUARED_DIFFERENCE_int16": (partial(sums.squared_difference, INT16_ONLY), 20),
+        "RSQRT_int16": (partial(sums.root, "RSQRT", INT16_ONLY), 20),
+    }
+)
 
 TABLES = {"litert_ref": LITERT, "litert_opt": LITERT_OPT, "xnnpack": XNNPACK, "tflm": TFLM}
 

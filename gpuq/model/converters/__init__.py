@@ -56,6 +56,7 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         "DEQUANTIZE": elementwise.dequantize,
         "ELU": elementwise.unary(EluSpec),
         "EXPAND_DIMS": movement.expand_dims,
+        "FLOOR_DIV": PLAIN_CONVERTERS["FLOOR_DIV"],
         "FULLY_CONNECTED": weighted.fully_connected,
         "GATHER": movement.gather,
         "GATHER_ND": movement.gather_nd,

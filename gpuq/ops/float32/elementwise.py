@@ -21,7 +21,7 @@ from gpuq.numerics import Rule
 from gpuq.ops.broadcast import BroadcastSpec
 from gpuq.ops.float32.activation import check_activation, clamp
 from gpuq.ops.float32.exponential import expf, expm1, tanhf
-from gpuq.ops.spec import FLOAT32, INT32, INT64, Shape, Spec
+from gpuq.ops.spec import FLOAT32, INT8, INT16, INT32, INT64, Shape, Spec
 from gpuq.quant import first_index
 
 Array = npt.NDArray[Any]
@@ -114,7 +114,7 @@ class PlainBinarySpec(BroadcastSpec):
     """An operator on two tensors of plain numbers. See BroadcastSpec for the shapes.
 
     Args:
-        dtype: float32, int32 or int64, of all three tensors.
+        dtype: float32, int32 or int64, of all three tensors; of FLOOR_DIV also int8 and int16.
         activation: None or what clamps, fused; of float32 only.
     """
 
@@ -123,7 +123,8 @@ class PlainBinarySpec(BroadcastSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_dtype("input", self.dtype, FLOAT32, INT32, INT64)
+        short = (INT8, INT16) if self.op == "FLOOR_DIV" else ()
+        self.require_dtype("input", self.dtype, FLOAT32, INT32, INT64, *short)
         check_activation(self, self.activation)
         self.require(self.activation is None or self.dtype == FLOAT32, f"a fused activation of {self.dtype}")
 
