@@ -171,8 +171,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             long long a_2, long long a_3, long long a_4, long long a_5, long long b_0, long long b_1,
             long long b_2, long long b_3, long long b_4, long long b_5, long long c_0, long long c_1,
             long long c_2, long long c_3, long long c_4, long long c_5, long long y_0, long long y_1,
-            long long y_2, long long y_3, long long y_4, long long y_5, float parameter, float low, float high,
-            int* __restrict__ status) {
+            long long y_2, long long y_3, long long y_4, long long y_5, float parameter, float low,
+            float high, int* __restrict__ status) {
   const long long element = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
   if (element >= elements) return;
   const int sizes[5] = {size_0, size_1, size_2, size_3, size_4};
