@@ -10,12 +10,13 @@
 #     classes    bench_conv2d: the three likeliest candidates, beside peers       conv2d_cuda.json
 #     models     bench_models: whole networks, PyTorch and LiteRT beside them       models_cuda.json
 #     calibrate  bench_calibrate: float networks observed, LiteRT beside them     calibrate_cuda.json
+#     operators  random operators of every profile, which the runtimes' wheels make  operators.xml
 #     sanitize   small layers under compute-sanitizer's tools                     sanitize.json
 #     all        bench_conv2d: all candidates of all layers, until time is up     conv2d_cuda_all.json
 #     report     the table at the end; `report.py --plots` draws plots of the files anywhere
 #
-# What the phases print goes to session.log. All files are in $OUT (default: bench/results): nine at most.
-# A machine without a package index takes the pure-Python packages that it lacks from a folder of wheels (see
+# What the phases print goes to session.log. All files are in $OUT (default: bench/results): ten at most.
+# A machine without a package index takes the packages that it lacks from a folder of wheels (see
 # fetch_wheels.sh; default: bench/.wheels). They are installed into a folder of their own, which goes at the end.
 # Real models, for the tests and benches of whole networks, are looked for in GPUQ_MATERIAL, or bench/.material; the
 # networks of bench/networks.py need no files.
@@ -102,11 +103,12 @@ say "$("$python" -c 'from gpuq.cuda import probe; print(probe().gpus[0], probe()
 failed=0
 worse() { failed=1; }
 
+# Kernels compile in as many processes as there are cores, if pytest-xdist is there.
+workers=()
+"$python" -c 'import xdist' 2>>"$log" && workers=(-n 8 --dist worksteal)
+
 mapfile -t files < <(grep -lE 'mark\.gpu' tests/test_*.py)
 if ((${#files[@]})); then
-    # Kernels compile in as many processes as there are cores, if pytest-xdist is there.
-    workers=()
-    "$python" -c 'import xdist' 2>>"$log" && workers=(-n 8 --dist worksteal)
     # Warnings of other packages at their import are not this phase's business.
     phase tests 150 "$python" -m pytest -m gpu -q -p no:cacheprovider -W default --maxfail=40 "${workers[@]}" \
         --junitxml="$OUT/gpu_tests.xml" "${files[@]}" || worse
@@ -145,6 +147,11 @@ phase models "$slice" "$python" -m bench.bench_models --device cuda --seconds 0.
 
 phase calibrate 60 "$python" -m bench.bench_calibrate --device cuda --images 256 --repeats 2 \
     --output "$OUT/calibrate_cuda.json" || worse
+
+if "$python" -c 'import ai_edge_litert, tflite_micro, hypothesis' 2>>"$log"; then
+    GPUQ_KERNELS=gpu GPUQ_KERNEL_CASES=20 phase operators 120 "$python" -m pytest -q -p no:cacheprovider -W default \
+        --maxfail=40 "${workers[@]}" --junitxml="$OUT/operators.xml" tests/peers/test_random_kernels.py || worse
+fi
 
 phase sanitize 130 "$python" -m bench.sanitize --budget 110 --output "$OUT/sanitize.json" || worse
 

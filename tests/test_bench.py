@@ -1124,7 +1124,7 @@ def test_calibration_beside_litert() -> None:
 ALL_PHASES = [
     "pytest",
     *("bench.microbench", "bench.bench_conv2d", "bench.bench_models", "bench.bench_calibrate"),
-    *("bench.sanitize", "bench.bench_conv2d"),
+    *("pytest", "bench.sanitize", "bench.bench_conv2d"),
 ]
 
 
@@ -1142,7 +1142,7 @@ def test_session_goes_on_after_failures(session: Any, tmp_path: Path) -> None:
     assert done.returncode == 1
     # A lost GPU: the last bench once more, without the layer that lost it.
     assert phases(notes) == [*ALL_PHASES, "bench.bench_conv2d", "bench.report"]
-    assert "--resume" in notes[7]
+    assert "--resume" in notes[8]
     assert "something failed" in done.stdout
     # Networks in memory need no folder of real models.
     done, notes = session("--budget", "300", "--wheels", str(tmp_path), GPUQ_MATERIAL=str(tmp_path / "nowhere"))

@@ -19,10 +19,11 @@ from gpuq.model.tflite_reader import read
 from gpuq.model.tflite_writer import write
 from tests.compare import assert_equal_bits
 
+from . import layers_each
 from .one_operator import TensorDef, default_signature, schema_tensor
 from .runtimes import PEERS
 
-CASES = 25
+CASES = layers_each(25)
 F = np.float32
 
 

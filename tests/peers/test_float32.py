@@ -19,13 +19,14 @@ import gpuq
 from gpuq.ops.float32.exponential import expf
 from tests.compare import assert_equal_bits
 
+from . import layers_each
 from .one_operator import TensorDef, build, constant
 from .runtimes import PEERS, PeerRefused
 
 PROFILES = ("litert_ref", "litert_opt", "xnnpack")
 BOUND = 64 * 2.0**-24
 TANH_ULPS = 2
-CASES = 6
+CASES = layers_each(6)
 
 F = np.float32
 

@@ -18,6 +18,7 @@ from tests.compare import assert_equal_bits
 from tests.lstm_layers import Sizes, Variant, lstm_layer
 from tests.networks import edited
 
+from . import layers_each
 from .runtimes import PEERS, LiteRT, PeerRefused
 
 INVOKES = 3
@@ -50,13 +51,13 @@ def check_invokes(profile: str, content: bytes, rng: np.random.Generator, where:
 
 @pytest.mark.parametrize("profile", LITERT)
 def test_random_layers(profile: str, seed: int) -> None:
-    for number, variant in enumerate(VARIANTS):
-        rng = np.random.default_rng([seed, number])
+    for number in range(layers_each(len(VARIANTS))):
+        rng, variant = np.random.default_rng([seed, number]), VARIANTS[number % len(VARIANTS)]
         check_invokes(profile, lstm_layer(rng, variant), rng, f"{variant}, seed {seed}")
 
 
 def test_random_layers_of_tflite_micro(seed: int) -> None:
-    for number in range(20):
+    for number in range(layers_each(20)):
         rng, variant = np.random.default_rng([seed, number]), PLAIN[number % len(PLAIN)]
         check_invokes("tflm", lstm_layer(rng, variant), rng, f"{variant}, case {number}, seed {seed}")
 

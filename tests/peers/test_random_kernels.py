@@ -1,7 +1,8 @@
-"""The random one-operator models of test_random_operators on the CUDA kernels, run on the CPU, beside gpuq's CPU path.
+"""The random one-operator models of test_random_operators on the CUDA kernels, beside gpuq's CPU path.
 
 What has no kernel is refused by name; of each operator some case must run.
-GPUQ_KERNEL_CASES is the number of cases of each operator and profile.
+GPUQ_KERNEL_CASES is the number of cases of each operator and profile. The kernels run on the CPU; with
+GPUQ_KERNELS=gpu, on GPU 0.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import pytest
 from hypothesis import given, settings
 
 import gpuq
+from gpuq.cuda import unavailable
+from gpuq.cuda.launch import launcher as gpu_launcher
+from gpuq.cuda.launcher import Launcher
 from gpuq.devices import Device
 from gpuq.errors import UnsupportedModel
 from gpuq.model.model import Model
@@ -36,7 +40,11 @@ CASES = int(os.environ.get("GPUQ_KERNEL_CASES", "4"))
 
 
 @pytest.fixture(scope="module")
-def launcher() -> Iterator[HostLauncher]:
+def launcher() -> Iterator[Launcher]:
+    if os.environ.get("GPUQ_KERNELS") == "gpu":
+        assert unavailable(0) is None
+        yield gpu_launcher(0)
+        return
     require_tools()
     with HostLauncher(seeds=(1,)) as started:
         yield started
@@ -46,7 +54,7 @@ def run_both(
     content: bytes,
     inputs: Sequence[np.ndarray],
     profile: str,
-    launcher: HostLauncher,
+    launcher: Launcher,
     where: object,
     order: str | None = None,
 ) -> bool:
@@ -70,7 +78,7 @@ def run_both(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("profile", "op"), [(profile, op) for profile, table in TABLES.items() for op in table])
-def test_codes(launcher: HostLauncher, profile: str, op: str) -> None:
+def test_codes(launcher: Launcher, profile: str, op: str) -> None:
     seed = int(os.environ["GPUQ_SEED"])
     strategy, _ = TABLES[profile][op]
     ran = 0
@@ -91,7 +99,7 @@ def test_codes(launcher: HostLauncher, profile: str, op: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", [elementwise, reductions, movements, layers])
 @pytest.mark.parametrize("profile", ["litert_ref", "litert_opt", "xnnpack"])
-def test_float32(launcher: HostLauncher, profile: str, draw: Any, seed: int) -> None:
+def test_float32(launcher: Launcher, profile: str, draw: Any, seed: int) -> None:
     ran: dict[str, bool] = {}
     for number in range(max(1, CASES // 4)):
         rng = np.random.default_rng([seed, number])

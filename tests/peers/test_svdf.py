@@ -13,10 +13,11 @@ from gpuq.model.tflite_writer import write
 from tests.compare import assert_equal_bits
 from tests.networks import Network
 
+from . import layers_each
 from .one_operator import TensorDef
 from .runtimes import PEERS
 
-CASES = 20
+CASES = layers_each(20)
 INVOKES = 4
 
 
