@@ -4,6 +4,7 @@ checks of the Spec. The peers' tests hold the rest.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,11 +15,13 @@ import numpy as np
 import pytest
 
 from gpuq import profiles
+from gpuq.cpu import unidirectional_sequence_lstm
+from gpuq.cpu.plans import pack
 from gpuq.errors import InputTypeError, InputValueError
 from gpuq.model.tflite_reader import read
 from gpuq.numerics import Product, Rounding, Rule
 from gpuq.ops.registry import reference, references
-from gpuq.ops.unidirectional_sequence_lstm import Constants, UnidirectionalSequenceLstmSpec, _cells, _outputs
+from gpuq.ops.unidirectional_sequence_lstm import UnidirectionalSequenceLstmSpec, hidden_codes, next_cells
 from gpuq.quant import Quant
 
 from .compare import assert_equal_bits
@@ -147,8 +150,8 @@ def test_products_of_gates_at_ties(profile: str, seed: int) -> None:
     assert len(gates) > 50
     none = np.zeros_like(gates)
     want = elementwise(lambda gate, number: sat16(rescale(gate * number, unit)), gates, numbers)
-    assert_equal_bits(_cells(layer, rule, none, gates, none, numbers), want, f"kept, {profile}, seed {seed}")
-    assert_equal_bits(_cells(layer, rule, gates, none, numbers, none), want, f"added, {profile}, seed {seed}")
+    assert_equal_bits(next_cells(layer, rule, none, gates, none, numbers), want, f"kept, {profile}, seed {seed}")
+    assert_equal_bits(next_cells(layer, rule, gates, none, numbers, none), want, f"added, {profile}, seed {seed}")
     twice = elementwise(lambda gate, number: v1_real(gate * number, unit), gates, numbers)
     once = elementwise(lambda gate, number: v2_real(gate * number, unit), gates, numbers)
     assert (twice != once).any()
@@ -159,8 +162,39 @@ def test_products_of_gates_at_ties(profile: str, seed: int) -> None:
     chosen = np.isin(opened * tanhs % (1 << 16), ((1 << 15) - 1, 1 << 15))
     opened, cells, tanhs = opened[chosen], cells[chosen], tanhs[chosen]
     want = elementwise(lambda o, t: clamp(rescale(o * t, unit * unit * (1 << 14)), -128, 127), opened, tanhs)
-    got = _outputs(layer, rule, opened, cells, Constants.of(layer, zero_constants()))
+    got = hidden_codes(layer, rule, opened, cells)
     assert_equal_bits(got, want, f"outputs, {profile}, seed {seed}")
+
+
+@pytest.mark.parametrize("profile", ["litert_ref", "tflm", "single"])
+def test_cpu_plan_equals_reference(profile: str, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From random states, in blocks of runs; old and new states in one memory or two."""
+    for number, flags in enumerate(itertools.product((False, True), repeat=5)):
+        variant = Variant(*flags)
+        if profile != "litert_ref" and (variant.cifg or variant.is_extended):
+            continue
+        rng = np.random.default_rng([seed, number])
+        graph = read(lstm_layer(rng, variant))
+        (node,) = graph.nodes
+        layer = node.spec
+        assert isinstance(layer, UnidirectionalSequenceLstmSpec)
+        operands = [graph.tensors[index].data if index >= 0 else None for index in node.inputs]
+        rule, runs = profiles.resolve(profile, layer), 5
+        x, hidden = (
+            rng.integers(-128, 128, (runs, *each)).astype(np.int8) for each in (layer.x_shape, layer.output_shapes[1])
+        )
+        cells = rng.integers(-32768, 32768, (runs, *layer.output_shapes[2])).astype(np.int16)
+        want = references(layer, rule, x, hidden, cells, *operands[3:])
+        monkeypatch.setattr(unidirectional_sequence_lstm, "BLOCK", 2 * layer.steps * layer.batch * layer.units * 4)
+        plan = pack(layer, rule, operands)
+        assert plan.name == "unidirectional_sequence_lstm_gemm"
+        assert plan.constant_bytes > 0
+        got = [np.full((runs, *shape), 1, one.dtype) for shape, one in zip(layer.output_shapes, want, strict=True)]
+        if number % 2:
+            got[1:] = hidden, cells
+        plan.launch([x, hidden, cells], got, np.empty(plan.workspace_bytes(runs), np.uint8))
+        for what, one, expected in zip(("output", "state", "cells"), got, want, strict=True):
+            assert_equal_bits(one, expected, f"{what}, {variant}, {profile}, seed {seed}")
 
 
 def test_rules() -> None:

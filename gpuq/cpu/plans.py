@@ -19,6 +19,7 @@ from gpuq.cpu.resize_bilinear import ResizeBilinearPlan
 from gpuq.cpu.sum_int16 import Int16SumPlan
 from gpuq.cpu.table import BinaryTablePlan, UnaryTablePlan
 from gpuq.cpu.transpose_conv import TransposeConvPlan
+from gpuq.cpu.unidirectional_sequence_lstm import LstmPlan
 from gpuq.numerics import Rule
 from gpuq.ops.add import AddSpec
 from gpuq.ops.batch_matmul import BatchMatmulSpec
@@ -36,6 +37,7 @@ from gpuq.ops.spec import FLOAT32, INT16, Spec
 from gpuq.ops.sub import SubSpec
 from gpuq.ops.transpose_conv import TransposeConvSpec
 from gpuq.ops.unary import UnarySpec
+from gpuq.ops.unidirectional_sequence_lstm import UnidirectionalSequenceLstmSpec
 from gpuq.plan import Plan
 
 
@@ -80,6 +82,8 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
             raise spec.fail("weights must be constant")
         if constants[0] is None:
             return HybridPlan(spec, rule, weights, bias)
+    if isinstance(spec, UnidirectionalSequenceLstmSpec) and constants[0] is None:
+        return LstmPlan(spec, rule, constants)
     if spec.activation_dtype == FLOAT32 and isinstance(spec, FloatConv2dSpec | FloatDepthwiseConv2dSpec):
         return BlockedPlan(spec, rule, constants)
     return ReferencePlan(spec, rule, constants)

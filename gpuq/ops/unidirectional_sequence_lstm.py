@@ -34,6 +34,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,7 +45,7 @@ from gpuq.numerics import Int64Array, Product, Rounding, Rule, rounding_divide_b
 from gpuq.ops.fixed_point import inverse_square_root
 from gpuq.ops.fixed_point_int16 import all_numbers, logistic_table, tanh_table
 from gpuq.ops.interpolation import interpolated_sigmoid, interpolated_tanh
-from gpuq.ops.spec import INT8, INT16, INT32, Shape, Spec, clamp_to, run_shape
+from gpuq.ops.spec import INT8, INT16, INT32, Shape, Spec, run_shape
 from gpuq.quant import Quant
 
 GATES = ("input", "forget", "cell", "output")
@@ -277,41 +278,62 @@ def reference(
     runs = frames.shape[0]
     h = np.broadcast_to(run_shape(hidden, (spec.batch, spec.out_c)), (runs, spec.batch, spec.out_c)).astype(np.int64)
     c = np.broadcast_to(run_shape(cell, (spec.batch, spec.units)), (runs, spec.batch, spec.units)).astype(np.int64)
-    sigmoid, tanh = gate_tables(rule)
     seen: list[Int64Array | None] = []
     for gate, weights in enumerate(given.w):
         bias = None if spec.norm_quants else given.biases[gate]
         factor = input_factor(spec, rule, gate)
-        seen.append(None if weights is None else _sat16(_dense(rule, frames, weights, bias, factor)))
+        seen.append(None if weights is None else sat16(rescaled(rule, _sums(frames, weights, bias), factor)))
     rows = []
     for step in range(spec.steps):
         centred = h - spec.state_quant.scalar_zero_point()
-
-        def gate_value(
-            gate: int, cells: Int64Array, step: int = step, centred: Int64Array = centred
-        ) -> Int64Array | None:
-            part, weights = seen[gate], given.r[gate]
+        totals: list[Int64Array | None] = []
+        for gate, (part, weights) in enumerate(zip(seen, given.r, strict=True)):
             if part is None or weights is None:
-                return None
-            back = _dense(rule, centred, weights, None, recurrent_factor(spec, rule, gate))
-            total = _sat16(part[:, step] + (_sat16(back) if is_micro(rule) else back))
-            hole = PEEPHOLES[gate]
-            if spec.peephole_quants is not None and hole is not None:
-                total = _with_peephole(spec, total, given.peepholes[hole], cells, peephole_factor(spec, gate))
-            if spec.norm_quants is not None:
-                total = _normalized(total, given.norms[gate], given.biases[gate], *norm_factor(spec, gate))
-            return np.asarray((tanh if gate == CELL_GATE else sigmoid)[total & 0xFFFF])
-
-        i, f, g = (gate_value(gate, c) for gate in range(3))
-        assert f is not None
-        assert g is not None
-        c = _cells(spec, rule, 32767 - f if i is None else i, f, g, c)
-        o = gate_value(OUTPUT_GATE, c)
-        assert o is not None
-        h = _outputs(spec, rule, o, c, given)
+                totals.append(None)
+                continue
+            back = rescaled(rule, _sums(centred, weights), recurrent_factor(spec, rule, gate))
+            totals.append(gate_sums(rule, part[:, step], back))
+        h, c = behind_step(spec, rule, given, totals, c)
+        if given.projection is not None:
+            h = projected_codes(spec, rule, _sums(h, given.projection, given.projection_bias))
         rows.append(h)
     y = np.stack(rows, axis=1 if spec.time_major else 2).astype(np.int8)
     return y, h.astype(np.int8), c.astype(np.int16)
+
+
+def gate_sums(rule: Rule, part: Int64Array, back: Int64Array) -> Int64Array:
+    """What a gate sees of the input and of the output state, rescaled."""
+    return sat16(part + (sat16(back) if is_micro(rule) else back))
+
+
+def behind_step(
+    spec: UnidirectionalSequenceLstmSpec,
+    rule: Rule,
+    given: Constants,
+    totals: Sequence[Int64Array | None],
+    c: Int64Array,
+) -> tuple[Int64Array, Int64Array]:
+    """(output state, with a projection what it takes; cells) behind a step.
+
+    Args:
+        totals: gate_sums() of each gate, (N, batch, units); None of a missing input gate.
+        c: cells before the step.
+    """
+    sigmoid, tanh = gate_tables(rule)
+
+    def activated(gate: int, cells: Int64Array) -> Int64Array:
+        total, hole = totals[gate], PEEPHOLES[gate]
+        assert total is not None
+        if spec.peephole_quants is not None and hole is not None:
+            total = with_peephole(spec, total, given.peepholes[hole], cells, peephole_factor(spec, gate))
+        if spec.norm_quants is not None:
+            total = normalized(total, given.norms[gate], given.biases[gate], *norm_factor(spec, gate))
+        return np.asarray((tanh if gate == CELL_GATE else sigmoid)[total & 0xFFFF])
+
+    f, g = activated(1, c), activated(CELL_GATE, c)
+    i = activated(0, c) if spec.has_input_gate else 32767 - f
+    c = next_cells(spec, rule, i, f, g, c)
+    return hidden_codes(spec, rule, activated(OUTPUT_GATE, c), c), c
 
 
 def is_micro(rule: Rule) -> bool:
@@ -321,16 +343,22 @@ def is_micro(rule: Rule) -> bool:
 
 def gate_tables(rule: Rule) -> tuple[Int64Array, Int64Array]:
     """sigmoid and tanh of Q3.12 in Q0.15, by the number's bits."""
-    if is_micro(rule):
-        return interpolated_sigmoid(all_numbers(), 3, 0), interpolated_tanh(all_numbers(), 3, 0)
-    return logistic_table(), tanh_table(3)
+    return (_sigmoid_table(), _tanh_table(12)) if is_micro(rule) else (logistic_table(), tanh_table(3))
 
 
 def cell_table(spec: UnidirectionalSequenceLstmSpec, rule: Rule) -> Int64Array:
     """tanh of cells in Q0.15, by the number's bits."""
-    if not is_micro(rule):
-        return tanh_table(15 + spec.cell_shift)
-    left = 12 + spec.cell_shift
+    return _tanh_table(-spec.cell_shift) if is_micro(rule) else tanh_table(15 + spec.cell_shift)
+
+
+@lru_cache
+def _sigmoid_table() -> Int64Array:
+    return interpolated_sigmoid(all_numbers(), 3, 0)
+
+
+@lru_cache
+def _tanh_table(fraction_bits: int) -> Int64Array:
+    left = 12 - fraction_bits
     return interpolated_tanh(all_numbers(), *((3 << left, 0) if left >= 0 else (3, -left)))
 
 
@@ -419,26 +447,19 @@ def projection_bound(spec: UnidirectionalSequenceLstmSpec) -> int | None:
     )
 
 
-def _dense(
-    rule: Rule,
-    centred: Int64Array,
-    weights: npt.NDArray[Any],
-    bias: npt.NDArray[Any] | None,
-    factor: Factor,
-) -> Int64Array:
-    """Rows (..., I) times weights (O, I), rescaled."""
+def _sums(centred: Int64Array, weights: npt.NDArray[Any], bias: npt.NDArray[Any] | None = None) -> Int64Array:
+    """Rows (..., I) times weights (O, I), modulo 2^32."""
     acc = centred @ weights.astype(np.int64).T
-    if bias is not None:
-        acc = acc + bias
-    return _rescaled(rule, numerics.wrap_int32(acc), factor)
+    return numerics.wrap_int32(acc if bias is None else acc + bias)
 
 
-def _rescaled(rule: Rule, acc: Int64Array, factor: Factor) -> Int64Array:
+def rescaled(rule: Rule, acc: Int64Array, factor: tuple[Any, Any]) -> Int64Array:
+    """Sums modulo 2^32 by a factor, or by one for each element of the last axis."""
     once = rule.rounding is Rounding.INTERPOLATED_SINGLE
     return (numerics.requantize_v2 if once else numerics.requantize_v1)(acc, *factor)
 
 
-def _with_peephole(
+def with_peephole(
     spec: UnidirectionalSequenceLstmSpec,
     total: Int64Array,
     weights: npt.NDArray[Any] | None,
@@ -454,11 +475,11 @@ def _with_peephole(
     part = together * spec.out_c
     products = cells.reshape(rows.shape)[:, :part].reshape(-1, together, spec.out_c) * weights[: spec.out_c]
     seen = numerics.requantize_blocks(products, PEEPHOLE_BLOCK, *factor)
-    rows[:, :part] = _sat16(rows[:, :part] + seen.reshape(-1, part))
+    rows[:, :part] = sat16(rows[:, :part] + seen.reshape(-1, part))
     return rows.reshape(total.shape)
 
 
-def _normalized(
+def normalized(
     total: Int64Array,
     weights: npt.NDArray[Any] | None,
     bias: npt.NDArray[Any] | None,
@@ -480,7 +501,7 @@ def _normalized(
     rescaled = numerics.requantize_v1(1024 * total - mean, *inverse)
     weighted = rescaled * weights.astype(np.int64) + bias
     tenth = _truncated(weighted + np.where(weighted > 0, 512, -512), 1024)
-    return _sat16(numerics.requantize_v1(tenth, *factor))
+    return sat16(numerics.requantize_v1(tenth, *factor))
 
 
 def _truncated(values: Int64Array, divisor: int) -> Int64Array:
@@ -488,34 +509,36 @@ def _truncated(values: Int64Array, divisor: int) -> Int64Array:
     return np.asarray(np.sign(values) * (np.abs(values) // divisor))
 
 
-def _cells(
+def next_cells(
     spec: UnidirectionalSequenceLstmSpec, rule: Rule, i: Int64Array, f: Int64Array, g: Int64Array, c: Int64Array
 ) -> Int64Array:
     """The cell state behind a step."""
     if is_micro(rule):
         keep, add = cell_factors(spec)
-        c = _sat16(_sat16(_rescaled(rule, f * c, keep)) + _sat16(_rescaled(rule, i * g, add)))
+        c = sat16(sat16(rescaled(rule, f * c, keep)) + sat16(rescaled(rule, i * g, add)))
     else:
-        c = _sat16(rounding_divide_by_pot(f * c, 15) + rounding_divide_by_pot(i * g, 30 + spec.cell_shift))
+        c = sat16(rounding_divide_by_pot(f * c, 15) + rounding_divide_by_pot(i * g, 30 + spec.cell_shift))
     bound = cell_bound(spec, rule)
     return c if bound is None else np.asarray(np.clip(c, -bound, bound))
 
 
-def _outputs(
-    spec: UnidirectionalSequenceLstmSpec, rule: Rule, o: Int64Array, c: Int64Array, given: Constants
-) -> Int64Array:
-    """The output state behind a step."""
+def hidden_codes(spec: UnidirectionalSequenceLstmSpec, rule: Rule, o: Int64Array, c: Int64Array) -> Int64Array:
+    """The output state behind a step; with a projection what it takes, less the zero point."""
     factor, zero_point = hidden_factor(spec, rule)
-    steps = _rescaled(rule, o * cell_table(spec, rule)[c & 0xFFFF], factor)
-    if given.projection is None:
-        return clamp_to(steps + zero_point, -128, 127, INT8).astype(np.int64)
+    steps = rescaled(rule, o * cell_table(spec, rule)[c & 0xFFFF], factor)
+    if spec.projection_quant is None:
+        return np.asarray(np.clip(steps + zero_point, -128, 127))
     # The runtime's own codes have the zero point's opposite, which saturates elsewhere.
-    centred = np.clip(steps - zero_point, -128, 127) + zero_point
-    projected = _dense(rule, centred, given.projection, given.projection_bias, projection_factor(spec))
-    codes = clamp_to(projected + spec.state_quant.scalar_zero_point(), -128, 127, INT8).astype(np.int64)
+    return np.asarray(np.clip(steps - zero_point, -128, 127)) + zero_point
+
+
+def projected_codes(spec: UnidirectionalSequenceLstmSpec, rule: Rule, sums: Int64Array) -> Int64Array:
+    """The output state of a projection's sums, modulo 2^32."""
+    steps = rescaled(rule, sums, projection_factor(spec))
+    codes = np.asarray(np.clip(steps + spec.state_quant.scalar_zero_point(), -128, 127))
     bound = projection_bound(spec)
     return codes if bound is None else np.asarray(np.clip(codes, -bound, bound))
 
 
-def _sat16(values: Int64Array) -> Int64Array:
+def sat16(values: Int64Array) -> Int64Array:
     return np.asarray(np.clip(values, -(1 << 15), (1 << 15) - 1))
