@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from .cuda_layers import launcher, scaled
 from .cuda_operators import run_layer
 from .host_cuda.runner import HostLauncher
 from .peers import test_detection as peers
+from .test_fusion import Net
 
 __all__ = ["launcher"]
 
@@ -209,3 +211,48 @@ def test_models(launcher: HostLauncher, profile: str, seed: int) -> None:
         wanted = cpu.tensors(*given)
         for index, got in ours.tensors(*given).items():
             assert_equal_bits(got, wanted[index], f"tensor {index}, {where}")
+
+
+@pytest.mark.parametrize("regular", [True, False])
+def test_heads_of_a_detector(launcher: HostLauncher, regular: bool, seed: int) -> None:
+    """Convolutions on two grids, joined and squashed, in front of it, as in real detectors."""
+    net = Net(np.random.default_rng(seed), "uint8")
+    x = net.tensor((1, 6, 6, 3), net.quant(0.05, 3))
+    fine = net.conv(x, 8, 3)
+    coarse, classes = net.pool(fine), 4
+    anchors = 2 * (36 + 9)
+
+    def head(numbers: int) -> int:
+        parts = [net.conv(grid, 2 * numbers, out=net.quant(0.4, 0)) for grid in (fine, coarse)]
+        rows = [net.reshape(part, 1, int(np.prod(net.shape(part))) // numbers, numbers) for part in parts]
+        return net.concat(1, *rows)
+
+    boxes, scores = head(4), net.logistic(head(classes))
+    spec = random_spec(
+        net.rng,
+        True,
+        anchors,
+        coordinates=4,
+        classes=classes,
+        num_classes=classes - 1,
+        use_regular_nms=regular,
+        score_threshold=0.3,
+        iou_threshold=0.4,
+        box_quant=net.of(boxes),
+        score_quant=net.of(scores),
+    )
+    codes = net.rng.integers(0, 256, (anchors, 4)).astype(np.uint8)
+    places = net.tensor((anchors, 4), Quant(1 / 256, 0, dtype="uint8"), codes)
+    first = net.add_node(spec, (boxes, scores, places), spec.output_shapes[0], net.of(x))
+    outputs = (first, *(net.tensor(shape, net.of(x)) for shape in spec.output_shapes[1:]))
+    for output in outputs:
+        net.tensors[output] = replace(net.tensors[output], dtype=np.dtype(F), quant=None)
+    net.nodes[-1] = replace(net.nodes[-1], outputs=outputs)
+    graph = net.graph((x,), outputs)
+    cpu = Model(plan_program(graph, Device("cpu"), "litert_ref"))
+    ours = Model(plan_program(graph, Device("cuda"), "litert_ref", launcher))
+    given = net.rng.integers(0, 256, (3, 6, 6, 3)).astype(np.uint8)
+    wanted = cpu(given)
+    assert wanted[-1].max() > 1
+    for got, want in zip(ours(given), wanted, strict=True):
+        assert_equal_bits(got, want, f"seed {seed}\n{ours.program}")

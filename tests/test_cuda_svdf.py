@@ -24,6 +24,7 @@ from .cuda_layers import launcher, random_codes, scaled
 from .cuda_operators import run_layer
 from .host_cuda.runner import HostLauncher
 from .peers import test_svdf as peers
+from .test_fusion import Net
 
 __all__ = ["launcher"]
 
@@ -124,3 +125,47 @@ def test_sessions(launcher: HostLauncher, profile: str, dtype: str, seed: int) -
         want = cpu.tensors(frames[0])
         for index, got in ours.tensors(frames[0]).items():
             assert_equal_bits(got, want[index], f"tensor {index}, case {number}, seed {seed}")
+
+
+def add_svdf(net: Net, x: int, units: int, rank: int, memory: int) -> int:
+    """An operator with a state of its own; the number of its output."""
+    rows, in_c = net.shape(x)
+    filters, quant = units * rank, Quant(0.01, 0, dtype="int16")
+    spec = SvdfSpec(
+        rows=rows,
+        in_c=in_c,
+        units=units,
+        rank=rank,
+        memory=memory,
+        x_quant=net.of(x),
+        feature_quant=Quant(0.02, 0),
+        time_quant=Quant(0.001, 0, dtype="int16"),
+        state_quant=quant,
+        out_quant=net.of(x),
+    )
+    features = net.tensor((filters, in_c), spec.feature_quant, random_codes(net.rng, (filters, in_c), "int8"))
+    times = net.tensor((filters, memory), spec.time_quant, net.rng.integers(-99, 99, (filters, memory)).astype("int16"))
+    state = net.tensor(spec.output_shapes[1], quant)
+    net.tensors[state] = replace(net.tensors[state], dtype=np.dtype("int16"), is_variable=True)
+    out = net.add_node(spec, (x, features, times, state, -1), (rows, units), net.of(x))
+    net.nodes[-1] = replace(net.nodes[-1], outputs=(out, state))
+    return out
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_states_amid_other_operators(launcher: HostLauncher, fuse: bool, seed: int) -> None:
+    """Two states among layers whose memory is used again; streams of a batch do not meet."""
+    net = Net(np.random.default_rng(seed))
+    x = net.tensor((2, 12), net.quant(0.05, 3))
+    hidden = net.relu(net.dense(add_svdf(net, net.dense(x, 21), 6, 2, 5), 12))
+    y = net.reshape(add_svdf(net, hidden, 8, 1, 40), 4, 4)
+    graph = net.graph((x,), (y,))
+    cpu = Model(plan_program(graph, Device("cpu"), "litert_ref"))
+    ours = Model(plan_program(graph, Device("cuda"), "litert_ref", launcher, fuse=fuse))
+    frames = random_codes(net.rng, (5, 6, 12), "int8")
+    session, streams = ours.session(3), [cpu.session() for _ in range(3)]
+    for invoke, frame in enumerate(frames):
+        want = np.concatenate([stream(frame[2 * i : 2 * i + 2]) for i, stream in enumerate(streams)])
+        assert_equal_bits(session(frame), want, f"invoke {invoke}, seed {seed}\n{ours.program}")
+        assert_equal_bits(ours(frame), cpu(frame), f"from the start, invoke {invoke}, seed {seed}")
+    assert not np.array_equal(want, cpu(frames[-1])), "state must matter"
