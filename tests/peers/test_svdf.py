@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 import gpuq
-from gpuq.errors import UnsupportedModel
+from gpuq.errors import InputTypeError, UnsupportedModel
 from gpuq.model.tflite_reader import read
 from gpuq.model.tflite_writer import write
+from gpuq.quant import Quant
 from tests.compare import assert_equal_bits
 from tests.networks import Network
 
@@ -103,6 +106,9 @@ def test_refusals(seed: int) -> None:
         gpuq.load(layer(np.random.default_rng(seed), with_bias=False), device="cpu", numerics="tflm")
     with pytest.raises(UnsupportedModel, match="no fused activation but RELU"):
         gpuq.load(layer(np.random.default_rng(seed), activation=0), device="cpu")
+    spec = read(layer(np.random.default_rng(seed), dtype="int8")).nodes[0].spec
+    with pytest.raises(InputTypeError, match="time weights of int8 is not supported; it must be int16"):
+        replace(spec, state_quant=Quant(0.1, 0, dtype="int16"))
     with pytest.raises(UnsupportedModel, match="reads int8 states and time weights as int16"):
         gpuq.load(layer(np.random.default_rng(seed), dtype="int8"), device="cpu")
     with pytest.raises(UnsupportedModel, match="a state that other operators read.*'state'"):
