@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -98,11 +99,21 @@ def test_a_large_window_of_extreme_codes(launcher: HostLauncher, seed: int) -> N
         x = np.full((1, 150, 130, 4), code, np.int8)
         want = average_pool_2d.reference(spec, EXACT, x)
         run_layer(launcher, pack(spec, EXACT), [x], want, rng, f"code {code}")
+    # int16: 65,535 pixels are what an int32 holds.
+    for code in (-32768, 32767):
+        wide = replace(plain(3, 21845), x_quant=Quant(0.5, dtype="int16"), out_quant=Quant(0.5, dtype="int16"), in_c=1)
+        y = np.full((1, 1, 1, 1), code, np.int16)
+        run_layer(launcher, pack(wide, EXACT), [np.full((1, 3, 21845, 1), code, np.int16)], y, rng, f"code {code}")
 
 
 def test_what_is_too_large_is_refused() -> None:
-    with pytest.raises(InputValueError, match="AVERAGE_POOL_2D: a window of 8388608 pixels"):
-        pack(plain(1 << 12, 1 << 11), EXACT)
+    with pytest.raises(InputValueError, match="AVERAGE_POOL_2D: a window of 16777216 pixels"):
+        pack(plain(1 << 12, 1 << 12), EXACT)
+    int16 = {name: Quant(0.5, dtype="int16") for name in ("x_quant", "out_quant")}
+    with pytest.raises(InputValueError, match="AVERAGE_POOL_2D: a window of 65536 pixels"):
+        pack(replace(plain(1, 65536), **int16), EXACT)
+    # A maximum has no sums.
+    pack(MaxPool2dSpec(in_h=1, in_w=65536, in_c=1, window=Window2d(kernel_h=1, kernel_w=65536), **int16), EXACT)
     layer = pack(plain(2, 2), EXACT)
     assert layer.workspace_bytes(1, layer.choices(1, Traits(80, 4))[0]) == 0
     many = ImageLayout.contiguous(1 << 31, 2, 2, 4)

@@ -21,10 +21,9 @@ from gpuq.ops.gather import GatherNdSpec, GatherSpec
 from gpuq.ops.spec import INT16, INT32, INT64
 
 THREADS = 256
-ITEMS = (16, 8, 4, 2, 1)
 
 
-def gather_kernel(item: int = 4, index: np.dtype[Any] = INT32) -> Kernel:
+def slices_kernel(item: int = 4, index: np.dtype[Any] = INT32) -> Kernel:
     """gather_slices.cu; its head says what the arguments mean."""
     return Kernel(
         name=f"gather_slices_u{8 * item}_{index}",
@@ -35,7 +34,8 @@ def gather_kernel(item: int = 4, index: np.dtype[Any] = INT32) -> Kernel:
     )
 
 
-KERNELS = (*(gather_kernel(item) for item in ITEMS), gather_kernel(index=INT16), gather_kernel(index=INT64))
+KERNELS = (slices_kernel(16), slices_kernel(4), slices_kernel(1, INT16), slices_kernel(4, INT64))
+"""A selection: items of 1, 2, 4, 8 or 16 bytes, indices of any type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class GatherLayer(CheckingLayer):
             raise spec.fail(f"{threads} items in one launch; use a smaller batch")
         return [
             Launch(
-                gather_kernel(item, spec.indices_dtype),
+                slices_kernel(item, spec.indices_dtype),
                 (blocks, 1, 1),
                 (
                     slot,

@@ -110,11 +110,8 @@ KERNELS = (
         for op in ("ADD", "MUL", "SQUARED_DIFFERENCE", "MAXIMUM")
         for dtype in (FLOAT32, _INT32, _INT64)
     ),
-    *(
-        numbers_kernel(Function(_title(op), (_INT32, _INT32), _INT32, checks=checks))
-        for op in ("DIV", "FLOOR_DIV")
-        for checks in (False, True)
-    ),
+    *(numbers_kernel(Function(_title(op), (_INT32, _INT32), _INT32)) for op in ("DIV", "FLOOR_DIV")),
+    numbers_kernel(Function("Div", (_INT32, _INT32), _INT32, checks=True)),
     numbers_kernel(Function("LessEqual", (_INT64, _INT64), BOOL)),
     numbers_kernel(Function("Equal", (INT16, INT16), BOOL, tables=True)),
     numbers_kernel(Function("Select", (BOOL, _INT32, _INT32), _INT32)),

@@ -100,8 +100,10 @@ class PoolLayer(OnlyWayLayer):
 
 
 def pack(spec: AveragePool2dSpec | MaxPool2dSpec, rule: Rule) -> PoolLayer:
-    """Checks that a window's sum is an int32; there is nothing to pack."""
+    """Checks that a mean's sums, and half of the count with them, are int32; there is nothing to pack."""
     pixels = min(spec.window.kernel_h, spec.in_h) * min(spec.window.kernel_w, spec.in_w)
-    if pixels >= 1 << (31 - 8 * spec.activation_dtype.itemsize):
+    codes = np.iinfo(spec.activation_dtype)
+    most = pixels * max(-int(codes.min), int(codes.max)) + pixels // 2
+    if isinstance(spec, AveragePool2dSpec) and most >= 1 << 31:
         raise spec.fail(f"a window of {pixels} pixels has sums beyond int32")
     return PoolLayer(spec, rule.bounds)
