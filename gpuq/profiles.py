@@ -431,6 +431,7 @@ _LITERT_ARITHMETIC = (
     _refuse("FULLY_CONNECTED", _packed_with_zero_point, "LiteRT takes no zero point with int4 and int2 weights"),
     _refuse("TRANSPOSE_CONV", _no_convolution_back, "a convolution of the output image does not give the input's size"),
     _row("RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1", _always, Rounding.V1, Product.ALL_F32),
+    _row("DIV", _of_kinds("int8", "uint8", "int16"), Rounding.V1, Product.ALL_F32),
     _row("RSQRT", _on_int16, Rounding.INTERPOLATED_F32),
     _row("LEAKY_RELU PRELU ABS RSQRT", _always, Rounding.V1, Product.ALL_F32),
     _row("SQUARED_DIFFERENCE", _on_int8, Rounding.V1),

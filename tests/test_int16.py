@@ -23,6 +23,7 @@ from gpuq.ops.concatenation import ConcatenationSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.dequantize import DequantizeSpec
+from gpuq.ops.div import DivSpec
 from gpuq.ops.float32.elementwise import BINARY_SPECS
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.interpolation import SIGMOIDS, interpolated, interpolation_table
@@ -41,7 +42,7 @@ from gpuq.ops.sub import SubSpec
 from gpuq.ops.tanh import TanhSpec
 from gpuq.ops.window import Window2d
 from gpuq.quant import Quant
-from tests import exact
+from tests import exact, gemmlowp
 from tests.compare import assert_equal_bits
 
 V3 = Rule(Rounding.V3)
@@ -496,8 +497,42 @@ def test_plain_int16() -> None:
         lowest = -128 if dtype == "int8" else 128
         got = reference(spec, profiles.resolve("litert_ref", spec), a, b)
         assert got.tolist() == [[-4, -4, 3, lowest]]
-    with pytest.raises(InputTypeError, match="input of int16"):
-        BINARY_SPECS["DIV"](a_shape=(4,), b_shape=(4,), dtype=INT16)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_div(dtype: str) -> None:
+    """Every dividend by some divisors, beside Python integers and gemmlowp's reciprocal."""
+    info = np.iinfo(dtype)
+    zeros = (0, 0, 0) if dtype == "int16" else (info.min + 100, info.min + 3, info.max - 90)
+    steps = 12345.0 if dtype == "int16" else 200.0
+    quants = [Quant(scale, zero, dtype=dtype) for scale, zero in zip((0.5, 0.25, 2 / steps), zeros, strict=True)]
+    spec = DivSpec(
+        a_shape=(256,), b_shape=(1,), a_quant=quants[0], b_quant=quants[1], out_quant=quants[2], activation="relu6"
+    )
+    a = np.linspace(info.min, info.max, 256).astype(dtype)[None]
+    divisors = np.array([[zeros[1] + step] for step in (1, 2, 3, 77, 124)], dtype)
+    if info.min < 0:
+        divisors = np.concatenate([divisors, np.array([[zeros[1] - 2], [info.min]], dtype)])
+    multiplier, shift = exact.multiplier_and_shift(float(np.float32(0.5) / (np.float32(0.25) * quants[2].scales[0])))
+    low, high = zeros[2], min(info.max, zeros[2] + exact.round_away(exact.f32(6 / quants[2].scalar_scale())))
+
+    def of(x: int, y: int) -> int:
+        dividend, divisor = (x - zeros[0], y - zeros[1]) if y > zeros[1] else (zeros[0] - x, zeros[1] - y)
+        inverse, bits = gemmlowp.get_reciprocal(divisor, 31)
+        headroom = 31 - (dividend if dividend >= 0 else ~dividend).bit_length()
+        scaled = exact.high_mul(exact.high_mul(exact.wrap(dividend << headroom), inverse), multiplier)
+        right = bits + headroom - shift
+        return exact.clamp(exact.divide_by_pot(scaled, right) + zeros[2], low, high)
+
+    for divisor in divisors:
+        want = exact.elementwise(of, a, np.broadcast_to(divisor, a.shape)).astype(dtype)
+        rule = profiles.resolve("litert_ref", spec)
+        assert_equal_bits(reference(spec, rule, a, divisor[None]), want, f"{dtype} by {divisor}")
+        assert_equal_bits(launched(spec, rule, [None, divisor], a), want, f"{dtype} by {divisor}")
+    with pytest.raises(InputValueError, match="DIV: division by 0"):
+        launched(spec, rule, [None, None], a, np.array([[zeros[1]]], dtype))
+    with pytest.raises(UnsupportedModel, match="DIV on"):
+        profiles.resolve("tflm", spec)
 
 
 def test_sum() -> None:

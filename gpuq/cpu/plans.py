@@ -27,6 +27,7 @@ from gpuq.ops.broadcast import BinaryCodesSpec
 from gpuq.ops.comparison import ComparisonSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
+from gpuq.ops.div import DivSpec
 from gpuq.ops.float32.weighted import FloatConv2dSpec, FloatDepthwiseConv2dSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.hybrid import HybridConv2dSpec, HybridDepthwiseConv2dSpec, HybridFullyConnectedSpec
@@ -64,6 +65,8 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
         return DepthwiseConv2dPlan(spec, rule, weights, bias)
     if isinstance(spec, AddSpec | SubSpec) and spec.activation_dtype == INT16 and sum_int16.fits(spec, rule):
         return Int16SumPlan(spec, rule, *constants)
+    if isinstance(spec, DivSpec):
+        return ReferencePlan(spec, rule, constants)  # it looks for divisors of 0
     if spec.activation_dtype != INT16 and (
         isinstance(spec, BinaryCodesSpec) or (isinstance(spec, ComparisonSpec) and spec.a_quant is not None)
     ):

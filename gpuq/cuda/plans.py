@@ -56,6 +56,7 @@ from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
 from gpuq.ops.dequantize import DequantizeSpec
 from gpuq.ops.detection_post_process import DetectionPostProcessSpec
+from gpuq.ops.div import DivSpec
 from gpuq.ops.float32.movement import PlainConcatenationSpec, PlainPadSpec
 from gpuq.ops.float32.weighted import FloatBatchMatmulSpec, FloatTransposeConvSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
@@ -200,6 +201,8 @@ def layer_of(
     if isinstance(spec, PreluSpec) and spec.activation_dtype == INT16:
         spec.require(constants[0] is None, "there is no CUDA kernel for a constant input")
         return binary.pack_prelu_int16(spec, rule, constants[1])
+    if isinstance(spec, DivSpec):
+        return binary.pack_div(spec, rule, *constants)
     if isinstance(spec, SquaredDifferenceSpec) and spec.activation_dtype == INT16:
         return binary.pack_squared_difference_int16(spec, rule, *constants)
     if binary.is_pair(spec):

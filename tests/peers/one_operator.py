@@ -241,6 +241,7 @@ _ALWAYS_VERSION_1 = {
         "LEAKY_RELU",
         "PRELU",
         "FLOOR_DIV",
+        "DIV",
         "RELU_N1_TO_1",
         "RELU_0_TO_1",
         "L2_NORMALIZATION",

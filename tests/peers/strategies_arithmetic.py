@@ -212,12 +212,39 @@ def prelu(draw: DrawFn, dtypes: Sequence[str] = BOTH) -> Case:
 
 
 @st.composite
+def div(draw: DrawFn, dtypes: Sequence[str] = (*BOTH, "int16")) -> Case:
+    """Factors with which the kernel's last shift is from 0 to 31 bits; no divisor is real 0."""
+    source = Source(draw, "DIV")
+    dtype = source.pick("dtype", dtypes)
+    full, (first, second), (_, fixed) = operands(source)
+    z1, z2 = source.zero_point("zero_point_1", dtype), source.zero_point("zero_point_2", dtype)
+    a = source.activations(first, dtype, z1)
+    b = source.codes(stacked(source, second, fixed), dtype, z2)
+    if source.flag("coarse"):
+        a, b = coarse(a, z1, 2), close(b, z2, 16)
+    b = np.where(b == z2, z2 + (1 if z2 < np.iinfo(dtype).max else -1), b).astype(dtype)
+    s1, s2 = source.log2(-8, 2), source.log2(-8, 2)
+    power = 14 if dtype == "int16" else source.integer("power", 6, 14)
+    steps = 2.0**power * (1 if source.flag("exact") else source.rng.uniform(1.01, 1.98))
+    out_scale = np.float32(s1 / s2 / np.float32(steps))
+    source.note("s", (s1, s2, out_scale))
+    activation = source.pick("activation", list(ACTIVATIONS))
+    return source.case(
+        [TensorDef(first, dtype, s1, z1), TensorDef(second, dtype, s2, z2, data=b if fixed else None)],
+        TensorDef(full, dtype, out_scale, source.zero_point("out_zero_point", dtype)),
+        schema.DivOptionsT(fusedActivationFunction=ACTIVATIONS[activation]),
+        [a] if fixed else [a, b],
+    )
+
+
+@st.composite
 def floor_div(draw: DrawFn, dtypes: Sequence[str] = ("int8", "int16", "int32")) -> Case:
-    """Numbers as they are; no divisor is 0."""
+    """Numbers as they are; no divisor is 0, and the lowest number, which -1 takes out of the type, is not there."""
     source = Source(draw, "FLOOR_DIV")
     dtype = source.pick("dtype", dtypes)
     full, (first, second), (_, fixed) = operands(source)
     a, b = (numbers(source, stacked(source, part, held), dtype) for part, held in ((first, False), (second, fixed)))
+    a = np.maximum(a, np.iinfo(dtype).min + 1)
     b = np.where(b == 0, 1, b // source.integer("smaller", 1, 100) | 1).astype(dtype)
     return source.case(
         [TensorDef(first, dtype), TensorDef(second, dtype, data=b if fixed else None)],

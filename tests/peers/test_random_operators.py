@@ -73,6 +73,7 @@ LITERT: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
     "RSQRT": (partial(sums.root, "RSQRT"), 60),
     "NEG": (sums.neg, 30),
     "FLOOR_DIV": (sums.floor_div, 30),
+    "DIV": (sums.div, 60),
     "PRELU": (sums.prelu, 150),
     "MAXIMUM": (partial(sums.maximum, "MAXIMUM"), 40),
     "MINIMUM": (partial(sums.maximum, "MINIMUM"), 40),

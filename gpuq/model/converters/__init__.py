@@ -54,6 +54,7 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         "DEPTHWISE_CONV_2D": weighted.depthwise_conv2d,
         "DEPTH_TO_SPACE": movement.space_to_depth(DepthToSpaceSpec),
         "DEQUANTIZE": elementwise.dequantize,
+        "DIV": elementwise.div,
         "ELU": elementwise.unary(EluSpec),
         "EXPAND_DIMS": movement.expand_dims,
         "FLOOR_DIV": PLAIN_CONVERTERS["FLOOR_DIV"],

@@ -13,6 +13,7 @@ from gpuq.ops.broadcast import BinarySpec
 from gpuq.ops.cast import CastSpec
 from gpuq.ops.comparison import ComparisonSpec
 from gpuq.ops.dequantize import DequantizeSpec
+from gpuq.ops.div import DivSpec
 from gpuq.ops.leaky_relu import LeakyReluSpec, PreluSpec
 from gpuq.ops.maximum_minimum import MaximumSpec
 from gpuq.ops.mul import MulSpec
@@ -37,6 +38,18 @@ def binary(spec_type: type[BinarySpec]) -> Callable[[OperatorView], Converted]:
         return spec, spec.output_shape
 
     return convert
+
+
+def div(view: OperatorView) -> Converted:
+    spec = DivSpec(
+        a_shape=view.x(0).shape,
+        b_shape=view.x(1).shape,
+        a_quant=view.quant(view.x(0)),
+        b_quant=view.quant(view.x(1)),
+        out_quant=view.quant(view.out),
+        activation=view.activation,
+    )
+    return spec, spec.output_shape
 
 
 def codes(spec_type: type[PreluSpec] | type[SquaredDifferenceSpec]) -> Callable[[OperatorView], Converted]:
