@@ -225,6 +225,16 @@ def test_equals_reference(launcher: HostLauncher, maker: Any, seed: int) -> None
         )
 
 
+def test_runs_of_an_odd_number_of_elements(launcher: HostLauncher) -> None:
+    """Pairs that begin at even elements of one run do not in the next."""
+    x = np.arange(3 * 27, dtype=np.int8).reshape(3, 3, 9)
+    spec = StridedSliceSpec(
+        x_shape=(3, 9), dtype=x.dtype, starts=(0, 0), strides=(2, 1), sizes=(2, 2), out_shape=(2, 2)
+    )
+    want = np.ascontiguousarray(x[:, ::2, :2]).reshape(3, -1)
+    run_layer(launcher, pack(spec, EXACT, [None]), [x.reshape(3, -1)], want, np.random.default_rng(1), "", gaps=False)
+
+
 class Bytes:
     """A layer whose operands are seen as bytes."""
 

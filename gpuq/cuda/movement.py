@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gpuq.cuda.copy import OUTER_DIMENSIONS, Span, copy_launch
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer, slot_name
+from gpuq.cuda.layer import Contiguous, OnlyChoice, OnlyWayLayer, slot_name
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Int64Array, Rule
 from gpuq.ops.movement import MovementSpec
@@ -61,7 +61,7 @@ class Stride:
 
 
 @dataclass(frozen=True, eq=False)
-class MovementLayer(OnlyWayLayer):
+class MovementLayer(Contiguous, OnlyWayLayer):
     """A packed operator with one activation: boxes by strides, or a table.
 
     Attributes:
@@ -136,7 +136,7 @@ class MovementLayer(OnlyWayLayer):
 
 
 @dataclass(frozen=True, eq=False)
-class PackLayer(OnlyWayLayer):
+class PackLayer(Contiguous, OnlyWayLayer):
     """PACK: one box for each input.
 
     Attributes:
@@ -215,7 +215,7 @@ def pack(
         row = strides[-1].size * size if strides and strides[-1].step == 1 else size
         if len(strides) < OUTER_DIMENSIONS and (not strides or row >= MIN_ROW_BYTES):
             return MovementLayer(spec, index.size, int(index[0]), strides)
-    together = _together(index, 16 // size)
+    together = _together(index, math.prod(spec.x_shape), 16 // size)
     items = index[::together]
     table = np.where(items < 0, -1, items // together).astype(np.int32)
     constants_of_table = {"map": table, "fill": np.repeat(fill.reshape(1), together)}
@@ -274,11 +274,15 @@ def strides_of(index: Int64Array) -> tuple[Stride, ...] | None:
     return tuple(reversed(found))
 
 
-def _together(index: Int64Array, most: int) -> int:
-    """Neighbouring elements, a power of two of them, that stay together everywhere, at multiples of their number."""
+def _together(index: Int64Array, elements: int, most: int) -> int:
+    """Neighbouring elements, a power of two of them, that stay together everywhere, at multiples of their number.
+
+    Args:
+        elements: of one run of the input; behind it the next run's begin.
+    """
     count = max(1, most)
     while count > 1:
-        if index.size % count == 0:
+        if index.size % count == 0 and elements % count == 0:
             blocks = index.reshape(-1, count)
             moved = (blocks[:, 0] >= 0) & (blocks[:, 0] % count == 0)
             same = (blocks == blocks[:, :1] + np.arange(count)).all(axis=1) & moved
