@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, int32s
-from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
+from gpuq.cuda.layer import Contiguous, OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, contiguous_strides, folded, image_shape, run_strides
 from gpuq.numerics import Rule
@@ -55,7 +55,7 @@ KERNELS = (
 
 
 @dataclass(frozen=True, eq=False)
-class ArgMaxLayer(OnlyWayLayer):
+class ArgMaxLayer(Contiguous, OnlyWayLayer):
     """An ARG_MAX; it has no constants. Its output has no gaps."""
 
     spec: ArgMaxSpec

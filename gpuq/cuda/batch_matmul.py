@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gpuq import numerics
 from gpuq.cuda.epilogue import epilogue_defines, pack_factors
 from gpuq.cuda.kernel import Argument, Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer, slot_name
+from gpuq.cuda.layer import Contiguous, OnlyChoice, OnlyWayLayer, slot_name
 from gpuq.cuda.layout import ImageLayout
 from gpuq.cuda.strides import Dimension, contiguous_strides, folded
 from gpuq.numerics import Rule
@@ -57,7 +57,7 @@ KERNELS = (batch_matmul_kernel(), int16_kernel(), int16_kernel(INT8), float_kern
 
 
 @dataclass(frozen=True, eq=False)
-class FloatBatchMatmulLayer(OnlyWayLayer):
+class FloatBatchMatmulLayer(Contiguous, OnlyWayLayer):
     """A product of two float32 tensors; the base of that of codes.
 
     Attributes:

@@ -19,7 +19,7 @@ from gpuq import numerics
 from gpuq.cuda.codes import type_name
 from gpuq.cuda.epilogue import epilogue_defines, pack_factors
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s, renamed
-from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
+from gpuq.cuda.layer import Contiguous, OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, broadcast_strides, folded, image_shape, run_strides
 from gpuq.numerics import Bounds, Int64Array, Rounding, Rule
@@ -255,7 +255,7 @@ class BinaryLayer(OnlyWayLayer):
 
 
 @dataclass(frozen=True, eq=False)
-class BlockwiseLayer(OnlyWayLayer):
+class BlockwiseLayer(Contiguous, OnlyWayLayer):
     """A sum by a rule of blocks: the elements in whole blocks of a run are one layer, those behind another.
 
     Attributes:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Argument, Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
+from gpuq.cuda.layer import Contiguous, OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout
 from gpuq.errors import InputTypeError
 from gpuq.numerics import V1U_BLOCKS, Rounding, Rule, uniform
@@ -152,7 +152,7 @@ class AffineMap:
 
 
 @dataclass(frozen=True, eq=False)
-class AffineLayer(OnlyWayLayer):
+class AffineLayer(Contiguous, OnlyWayLayer):
     """QUANTIZE from float32 or DEQUANTIZE to it, as a layer of a network."""
 
     spec: QuantizeSpec | DequantizeSpec
@@ -181,7 +181,7 @@ class AffineLayer(OnlyWayLayer):
 
 
 @dataclass(frozen=True, eq=False)
-class MapLayer(OnlyWayLayer):
+class MapLayer(Contiguous, OnlyWayLayer):
     """A function of one code.
 
     Attributes:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
+from gpuq.cuda.layer import Contiguous, OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import ACTIVATION_BOUNDS, Rounding, Rule
 from gpuq.ops.float32.elementwise import FloatUnarySpec
@@ -207,7 +207,7 @@ class FloatWindowLayer(_FloatLayer):
 
 
 @dataclass(frozen=True, eq=False)
-class FloatRowsLayer(_FloatLayer):
+class FloatRowsLayer(Contiguous, _FloatLayer):
     """SOFTMAX, L2_NORMALIZATION or LOGISTIC.
 
     Attributes:

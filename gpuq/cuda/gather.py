@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice
+from gpuq.cuda.layer import Contiguous, OnlyChoice
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.status import CheckingLayer
 from gpuq.cuda.strides import contiguous_strides
@@ -39,7 +39,7 @@ KERNELS = (slices_kernel(16), slices_kernel(4), slices_kernel(1, INT16), slices_
 
 
 @dataclass(frozen=True, eq=False)
-class GatherLayer(CheckingLayer):
+class GatherLayer(Contiguous, CheckingLayer):
     """A packed operator.
 
     Attributes:

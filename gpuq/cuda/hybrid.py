@@ -16,7 +16,7 @@ import numpy.typing as npt
 from gpuq.cuda import conv2d_int16, depthwise_conv2d_int16
 from gpuq.cuda.epilogue import round_up
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s, renamed
-from gpuq.cuda.layer import Traits
+from gpuq.cuda.layer import Contiguous, Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import ACTIVATION_BOUNDS, Rounding, Rule
 from gpuq.ops.conv2d import Conv2dSpec
@@ -74,7 +74,7 @@ KERNELS = (
 
 
 @dataclass(frozen=True, eq=False)
-class HybridLayer:
+class HybridLayer(Contiguous):
     """A packed layer.
 
     Attributes:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpuq.cuda.epilogue import epilogue_defines
 from gpuq.cuda.kernel import Kernel, Launch, int32s
-from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
+from gpuq.cuda.layer import Contiguous, OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.l2_normalization import L2NormalizationSpec
@@ -37,7 +37,7 @@ KERNELS = (l2_kernel(),)
 
 
 @dataclass(frozen=True, eq=False)
-class L2NormalizationLayer(OnlyWayLayer):
+class L2NormalizationLayer(Contiguous, OnlyWayLayer):
     """A layer; it has no constants.
 
     Attributes:

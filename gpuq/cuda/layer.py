@@ -56,11 +56,18 @@ class OnlyWayLayer:
         return 0
 
 
-class SeveralOutputs:
+class Contiguous:
+    """Mixin of layers whose operands are contiguous memory.
+
+    Those of the other layers may lie within a larger tensor, with gaps between pixels, rows and images.
+    """
+
+
+class SeveralOutputs(Contiguous):
     """Mixin of layers with more than one output.
 
-    The first is what other layers have, "y"; those behind it are contiguous: Slots "y1", "y2", ... State that a kernel
-    updates is an input and an output, whose memory may be the same or not.
+    The first is what other layers have, "y"; those behind it are Slots "y1", "y2", ... State that a kernel updates is
+    an input and an output, whose memory may be the same or not.
     """
 
     @property

@@ -44,7 +44,7 @@ from gpuq.cuda.epilogue import Fusion
 from gpuq.cuda.fusion import Follower
 from gpuq.cuda.kernel import Launch, Pointer
 from gpuq.cuda.launcher import Launcher
-from gpuq.cuda.layer import Layer, SeveralOutputs, slot_name, y_shapes
+from gpuq.cuda.layer import Layer, slot_name, y_shapes
 from gpuq.cuda.layout import ImageLayout, ImageOperand
 from gpuq.numerics import Rule
 from gpuq.ops.arg_max import ArgMaxSpec
@@ -198,31 +198,20 @@ def layer_of(
         return elementwise.pack(spec, rule)
     if isinstance(spec, BinarySpec):
         return binary.pack(spec, rule, *constants)
+    if isinstance(spec, DivSpec):
+        return binary.pack_div(spec, rule, *constants)
     if isinstance(spec, PreluSpec) and spec.activation_dtype == INT16:
         spec.require(constants[0] is None, "there is no CUDA kernel for a constant input")
         return binary.pack_prelu_int16(spec, rule, constants[1])
-    if isinstance(spec, DivSpec):
-        return binary.pack_div(spec, rule, *constants)
     if isinstance(spec, SquaredDifferenceSpec) and spec.activation_dtype == INT16:
         return binary.pack_squared_difference_int16(spec, rule, *constants)
     if binary.is_pair(spec):
         return binary.pack_pairs(spec, rule, *constants)
-    if isinstance(spec, PlainPadSpec):
-        return copy.pack_pad(spec, rule)
-    if isinstance(spec, ConcatenationSpec | PlainConcatenationSpec):
-        return copy.pack_concatenation(spec, rule, constants)
     if isinstance(spec, GatherSpec | GatherNdSpec) and constants[1] is None:
         return gather.pack(spec, rule, constants)
-    if isinstance(spec, MovementSpec):
-        return movement.pack(spec, rule, constants)
-    if isinstance(spec, BatchMatmulSpec | FloatBatchMatmulSpec):
-        return batch_matmul.pack(spec, rule, constants)
-    if isinstance(spec, DetectionPostProcessSpec):
-        return detection_post_process.pack(spec, rule, constants)
-    if isinstance(spec, SvdfSpec):
-        return svdf.pack(spec, rule, constants)
-    if isinstance(spec, UnidirectionalSequenceLstmSpec):
-        return unidirectional_sequence_lstm.pack(spec, rule, constants)
+    for kind, pack in _PACK.items():
+        if isinstance(spec, kind):
+            return pack(spec, rule, constants)
     for pack_plain in (numbers.pack, float32.pack, reduce_numbers.pack):
         plain = pack_plain(spec, rule, constants)
         if plain is not None:
@@ -230,7 +219,7 @@ def layer_of(
     if constants[0] is None:
         if isinstance(spec, SoftmaxSpec) and spec.activation_dtype == INT16:
             return softmax_int16.pack(spec, rule)
-        for kind, pack in _PACK.items():
+        for kind, pack in _PACK_ONE.items():
             if isinstance(spec, kind):
                 return pack(spec, rule)
     raise spec.fail("there is no CUDA kernel for it")
@@ -238,11 +227,26 @@ def layer_of(
 
 _PACK: Mapping[type[Spec], Callable[..., Layer]] = MappingProxyType(
     {
+        BatchMatmulSpec: batch_matmul.pack,
+        ConcatenationSpec: copy.pack_concatenation,
+        DetectionPostProcessSpec: detection_post_process.pack,
+        FloatBatchMatmulSpec: batch_matmul.pack,
+        MovementSpec: movement.pack,
+        PlainConcatenationSpec: copy.pack_concatenation,
+        SvdfSpec: svdf.pack,
+        UnidirectionalSequenceLstmSpec: unidirectional_sequence_lstm.pack,
+    }
+)
+"""Operators of several operands, any of which may be constant."""
+
+_PACK_ONE: Mapping[type[Spec], Callable[..., Layer]] = MappingProxyType(
+    {
         ArgMaxSpec: arg_max.pack,
         L2NormalizationSpec: l2_normalization.pack,
-        ReduceSpec: reduce.pack,
         PadSpec: copy.pack_pad,
+        PlainPadSpec: copy.pack_pad,
         Pool2dSpec: pool_2d.pack,
+        ReduceSpec: reduce.pack,
         ResizeSpec: resize.pack,
         SoftmaxSpec: softmax.pack,
     }
@@ -261,31 +265,6 @@ def _conv2d_layer(
         return conv2d_int16.pack(spec, rule, weights, bias)
     pack = conv2d_stem.pack if conv2d_stem.fits(spec) else conv2d.pack
     return pack(spec, rule, weights, bias, fusion)
-
-
-def takes_pitches(layer: Layer) -> bool:
-    """Whether operands may lie within a larger tensor, with gaps between pixels, rows and images.
-
-    The others walk contiguous memory.
-    """
-    return not isinstance(
-        layer,
-        SeveralOutputs
-        | arg_max.ArgMaxLayer
-        | batch_matmul.FloatBatchMatmulLayer
-        | binary.BlockwiseLayer
-        | elementwise.AffineLayer
-        | float32.FloatRowsLayer
-        | elementwise.MapLayer
-        | gather.GatherLayer
-        | hybrid.HybridLayer
-        | l2_normalization.L2NormalizationLayer
-        | movement.MovementLayer
-        | movement.PackLayer
-        | reduce_numbers.ReduceNumbersLayer
-        | softmax.SoftmaxLayer
-        | softmax_int16.SoftmaxInt16Layer,
-    )
 
 
 def copied_parts(layer: Layer) -> Mapping[int, Shape]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, int32s
-from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
+from gpuq.cuda.layer import Contiguous, OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout
 from gpuq.cuda.strides import Dimension, contiguous_strides, folded
 from gpuq.numerics import Rule
@@ -42,7 +42,7 @@ KERNELS = (
 
 
 @dataclass(frozen=True, eq=False)
-class ReduceNumbersLayer(OnlyWayLayer):
+class ReduceNumbersLayer(Contiguous, OnlyWayLayer):
     """A reduction; it has no constants."""
 
     spec: FloatReduceSpec | ReduceMaxSpec

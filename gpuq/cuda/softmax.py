@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
+from gpuq.cuda.layer import Contiguous, OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import fixed_point
@@ -38,7 +38,7 @@ KERNELS = tuple(softmax_kernel(table_f32=table_f32, vec=vec) for table_f32 in (F
 
 
 @dataclass(frozen=True, eq=False)
-class SoftmaxLayer(OnlyWayLayer):
+class SoftmaxLayer(Contiguous, OnlyWayLayer):
     """A packed layer.
 
     Attributes:

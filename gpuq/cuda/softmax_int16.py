@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.cuda.kernel import Kernel, Launch, Slot, int32s
-from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer
+from gpuq.cuda.layer import Contiguous, OnlyChoice, OnlyWayLayer
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.numerics import Rule
 from gpuq.ops.softmax import SoftmaxSpec, int16_tables
@@ -38,7 +38,7 @@ KERNELS = (softmax_int16_kernel(4), softmax_int16_kernel(1))
 
 
 @dataclass(frozen=True, eq=False)
-class SoftmaxInt16Layer(OnlyWayLayer):
+class SoftmaxInt16Layer(Contiguous, OnlyWayLayer):
     """A packed layer.
 
     Attributes:

@@ -21,8 +21,8 @@ from gpuq import cpu, numerics, profiles
 from gpuq.cuda.fusion import Follower, is_sum
 from gpuq.cuda.launch import launcher as cuda_launcher
 from gpuq.cuda.launcher import Launcher
-from gpuq.cuda.layer import Layer, y_shapes
-from gpuq.cuda.plans import CudaPlan, copied_parts, layer_of, takes_pitches, without_parts
+from gpuq.cuda.layer import Contiguous, Layer, y_shapes
+from gpuq.cuda.plans import CudaPlan, copied_parts, layer_of, without_parts
 from gpuq.cuda.status import CheckingLayer
 from gpuq.devices import Device
 from gpuq.errors import InputValueError, ModelLimit, UnsupportedModel
@@ -313,7 +313,7 @@ def _placed(
     movable -= {roots[index] for index in graph.outputs if index in roots}
     movable -= {tensor.index for tensor in graph.variables}
     for group, layer, read in zip(groups, layers, reads, strict=True):
-        pitches = takes_pitches(layer)
+        pitches = not isinstance(layer, Contiguous)
         for index, shape in zip((*read, *group.outputs), (*layer.x_shapes, *y_shapes(layer)), strict=True):
             uses.append(placement.Use(index, shape, pitches))
         if any(is_sum(node.spec) for node in group.nodes[1:]):
