@@ -207,6 +207,10 @@ def _no_input_gate(spec: Any) -> bool:
     return not spec.has_input_gate
 
 
+def _no_tanh(spec: Any) -> bool:
+    return not spec.fuses_tanh
+
+
 def _with_extras(spec: Any) -> bool:
     """An LSTM with peepholes, a projection or layer normalization."""
     return any(quant is not None for quant in (spec.peephole_quants, spec.projection_quant, spec.norm_quants))
@@ -422,6 +426,9 @@ _TFLM_ELEMENTS = (
 
 _TFLM_REFUSED_LSTM = (
     _refuse("UNIDIRECTIONAL_SEQUENCE_LSTM", _no_input_gate, "without an input gate (CIFG)"),
+    _refuse(
+        "UNIDIRECTIONAL_SEQUENCE_LSTM", _no_tanh, "with a fused activation other than TANH, which its checks forbid"
+    ),
     _refuse("UNIDIRECTIONAL_SEQUENCE_LSTM", _with_extras, "with peepholes, a projection or layer normalization"),
 )
 

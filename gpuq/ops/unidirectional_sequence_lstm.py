@@ -83,6 +83,7 @@ class UnidirectionalSequenceLstmSpec(Spec):
         norm_quants: int16 per tensor, zero point 0, of the layer normalization's coefficients; None without.
         norm_x_quants: per tensor, of what it normalizes: the file's first four intermediates; None without.
         cell_clip, projection_clip: in real units; 0 for none.
+        fuses_tanh: what the file says is fused; LiteRT has tanh whatever it says.
     """
 
     op: ClassVar[str] = "UNIDIRECTIONAL_SEQUENCE_LSTM"
@@ -107,6 +108,7 @@ class UnidirectionalSequenceLstmSpec(Spec):
     norm_x_quants: FourQuants | None = None
     cell_clip: float = 0.0
     projection_clip: float = 0.0
+    fuses_tanh: bool = True
 
     def __post_init__(self) -> None:
         self.require_positive(batch=self.batch, steps=self.steps, in_c=self.in_c, units=self.units, out_c=self.out_c)

@@ -85,6 +85,12 @@ def test_older_files_name_twenty_inputs(seed: int) -> None:
     check_invokes("litert_ref", lstm_layer(rng, Variant(peepholes=True), inputs=20), rng, f"seed {seed}")
 
 
+@pytest.mark.parametrize("profile", LITERT)
+def test_litert_ignores_the_fused_activation(profile: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    check_invokes(profile, lstm_layer(rng, Variant(), activation=0), rng, f"seed {seed}")
+
+
 @pytest.mark.parametrize("variant", [VARIANTS[0], VARIANTS[-1]], ids=["plain", "all"])
 def test_writing(variant: Variant, seed: int) -> None:
     content = lstm_layer(np.random.default_rng(seed), variant)
@@ -109,8 +115,9 @@ def test_tflite_micro_has_the_plain_layer_alone(profile: str, seed: int) -> None
 
 def test_refusals(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    with pytest.raises(UnsupportedModel, match="a fused activation other than TANH"):
-        gpuq.load(lstm_layer(rng, Variant(), activation=0), device="cpu")
+    for profile in ("tflm", "single"):
+        with pytest.raises(UnsupportedModel, match="with a fused activation other than TANH, which its checks forbid"):
+            gpuq.load(lstm_layer(rng, Variant(), activation=0), device="cpu", numerics=profile)
     with pytest.raises(UnsupportedModel, match="peepholes with more outputs than cells"):
         gpuq.load(lstm_layer(rng, Variant(peepholes=True, projection=True), Sizes(1, 2, 3, 4, 5)), device="cpu")
     with pytest.raises(MalformedModel, match="has 22 inputs, it must have 20 or 24"):

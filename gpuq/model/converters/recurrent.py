@@ -59,8 +59,6 @@ def unidirectional_sequence_lstm(view: OperatorView) -> Joint:
         raise view.fail(f"has {len(view.raw.inputs)} inputs, it must have 20 or 24")
     if view.option("DiagonalRecurrentTensors"):
         raise InputTypeError("UNIDIRECTIONAL_SEQUENCE_LSTM: diagonal recurrent weights are not supported")
-    if view.option("FusedActivationFunction") != _TANH:
-        raise InputTypeError("UNIDIRECTIONAL_SEQUENCE_LSTM: a fused activation other than TANH is not supported")
     x, hidden, cell = view.x(0), view.x(_OUTPUT_STATE), view.x(_CELL_STATE)
     for state in (hidden, cell):
         if not state.is_variable:
@@ -107,6 +105,7 @@ def unidirectional_sequence_lstm(view: OperatorView) -> Joint:
         norm_x_quants=cast(FourQuants, tuple(map(view.quant, intermediates[:4]))) if has_norms else None,
         cell_clip=view.option("CellClip"),
         projection_clip=view.option("ProjClip"),
+        fuses_tanh=view.option("FusedActivationFunction") == _TANH,
     )
     if hidden.shape[0] != batch or cell.shape[0] != batch:
         raise view.fail(f"states must have {batch} rows, they have {hidden.shape[0]} and {cell.shape[0]}")
