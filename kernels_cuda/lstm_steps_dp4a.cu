@@ -1,30 +1,46 @@
 // The steps of an LSTM of int8 with cells of int16, one after another. The twin of
 // gpuq/ops/unidirectional_sequence_lstm.py; lstm_inputs_dp4a.cu has made what the gates see of the input.
 //
-//   z[g, u] = sat16( part[g, u] + requantize(offsets[g, u] + sum_k h[k] * r[g, u, k]) )      a pair is (g, u)
-//   c[u]    = sat16( f * c[u] + i * g ), clipped                 f, i, o: sigmoid of z, g: tanh of z, by
-//   tables m[u]    = clamp( requantize(o * tanh(c[u])) + zero point ) h       = m, or its projection
+//   z[g, u] = sat16( part[g, u] + requantize(offsets[g, u] + sum_k h[k] * r[g, u, k]) )
 //
-// Gates lie in the order input, forget, cell, output; without an input gate there are three. Zero points are
-// in the offsets.
+//   c[u] = sat16( f * c[u] + i * g ), clipped
 //
-// A block has ITEMS items of the batch, whose states stay with it over all steps: in shared memory, or, where
-// they are too large for it, in scratch of the block's own. A thread makes every THREADS-th pair, which takes
-// a pair's weights once for all items; then a cell's gates; then, with a projection, an output. Barriers part
-// them.
+//   m[u] = clamp( requantize(o * tanh(c[u])) + zero point ); h is m, or its projection
+//
+// A pair is a gate g and a cell u. i, f and o are sigmoids of z, g is tanh, by tables. Gates lie in the order
+// input, forget, cell, output; without an input gate there are three. Zero points are in the offsets.
+//
+// Blocks (group, part): a group has ITEMS items of the batch, which share each weight that is read. Small
+// layers have one block a group, which takes all steps in one launch, its states in shared memory. Of large
+// layers that would leave most of the GPU idle: there a launch is one phase of one step, in as many blocks as
+// it has work for, and states are in scratch.
 
 #include "epilogue.cuh"
 #include "fixed_point.cuh"
 
-// ITEMS      of a block: a pair's weights are read once for so many
-// IN_SHARED  1: states are in dynamic shared memory; 0: in scratch
-// MICRO      0: LiteRT's steps; 1: TFLite Micro's, which has neither peepholes nor projections nor layer
+// ITEMS      of a group
+// WIDE       0: a group has one block, states are in dynamic shared memory; 1: it has several, states in
+// scratch MICRO      0: LiteRT's steps; 1: TFLite Micro's, which has neither peepholes nor projections nor
+// layer
 //            normalization
 // THREADS    of a block, whole warps
 // and those of epilogue.cuh: x and y are int8, RULE is RULE_V1 or, if MICRO, RULE_V2
 
 #define ALL_LANES 0xffffffffu
-#define WARPS (THREADS / 32)
+// Weights of 16 under way: small blocks have few warps to hide their latency, and registers to spare.
+#define QUADS (WIDE ? 8 : 2)
+// Groups have ITEMS items but for the last, whose others are noise; few items are what wide groups are for.
+#define IS_THERE(i) (!WIDE || (i) < count)
+
+// What a launch does of each of its steps, in this order: bits of `phases`.
+#define PHASE_LOAD 1  // before the first step
+#define PHASE_GATES 2
+#define PHASE_NORMS 4
+#define PHASE_CELLS 8
+#define PHASE_LAST_NORM 16  // the output gate's
+#define PHASE_OUTPUTS 32
+#define PHASE_PROJECTION 64
+#define PHASE_STORE 128  // behind the last step
 
 // What each gate has: int32 of them each in `gates`.
 #define GATE_NUMBERS 7
@@ -79,8 +95,7 @@ __device__ __forceinline__ long long warp_sum(long long value) {
   return value;
 }
 
-// Layer normalization of one gate of one item, by one warp: see _normalized() of the twin. Divisions
-// truncate.
+// Layer normalization of one gate of one item, by one warp: see normalized() of the twin. Divisions truncate.
 __device__ void normalize(short* z, const short* __restrict__ norms, const int* __restrict__ bias,
                           const int* __restrict__ gate, int units, int lane) {
   long long sum = 0;
@@ -117,21 +132,28 @@ __device__ void normalize(short* z, const short* __restrict__ norms, const int* 
 //   old_, new_  hidden (items, out_c) and cells (items, units): may be the same memory
 //   ..._bound   magnitudes to clip to; negative for none
 //   keep_, add_ factors of f * c and i * g, if MICRO; else a product's right shifts are 15 and add_shift
-extern "C" __global__ void __launch_bounds__(THREADS, ITEMS > 1 ? 1 : 2) lstm_steps_dp4a(
-    const short* __restrict__ parts, const int4* __restrict__ r, const int* __restrict__ offsets,
-    const int* __restrict__ gates, const short* __restrict__ holes, const short* __restrict__ norms,
-    const int* __restrict__ norm_bias, const int4* __restrict__ projection,
-    const int* __restrict__ projection_offsets, const short* __restrict__ tables,
-    const signed char* old_hidden, const short* old_cells, signed char* new_hidden, short* new_cells,
-    signed char* __restrict__ y, unsigned char* __restrict__ scratch, long long items, int batch, int steps,
-    int units, int out_c, int gate_count, int time_major, int cell_bound, int keep_multiplier, int keep_shift,
-    int add_multiplier, int add_shift, int hidden_multiplier, int hidden_shift, int hidden_zero_point,
-    int projection_multiplier, int projection_shift, int projection_bound, int state_zero_point) {
+//   first_step, last_step, phases: of this launch
+extern "C" __global__ void __launch_bounds__(THREADS, ITEMS > 1 ? 1 : 2)
+    lstm_steps_dp4a(const short* __restrict__ parts, const int4* __restrict__ r,
+                    const int* __restrict__ offsets, const int* __restrict__ gates,
+                    const short* __restrict__ holes, const short* __restrict__ norms,
+                    const int* __restrict__ norm_bias, const int4* __restrict__ projection,
+                    const int* __restrict__ projection_offsets, const short* __restrict__ tables,
+                    const signed char* old_hidden, const short* old_cells, signed char* new_hidden,
+                    short* new_cells, signed char* __restrict__ y, unsigned char* __restrict__ scratch,
+                    long long items, int batch, int steps, int units, int out_c, int gate_count,
+                    int time_major, int cell_bound, int keep_multiplier, int keep_shift, int add_multiplier,
+                    int add_shift, int hidden_multiplier, int hidden_shift, int hidden_zero_point,
+                    int projection_multiplier, int projection_shift, int projection_bound,
+                    int state_zero_point, int first_step, int last_step, int phases) {
   const int thread = static_cast<int>(threadIdx.x);
+  // Of the group's, which have blocks of their own side by side.
+  const int group_thread = static_cast<int>(blockIdx.y) * THREADS + thread;
+  const int group_threads = static_cast<int>(gridDim.y) * THREADS;
   const int pairs = gate_count * units;
   const int h_quads = (out_c + 15) / 16;
   const int m_quads = projection ? (units + 15) / 16 : 0;
-#if IN_SHARED
+#if !WIDE
   DYNAMIC_SHARED(unsigned char, memory);
 #else
   const int item_bytes = 16 * (h_quads + m_quads) + 2 * (pairs + units);
@@ -168,26 +190,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, ITEMS > 1 ? 1 : 2) lstm_st
 #if !MICRO
   const int seen = stride * out_c;
   const int lane = thread % 32;
-  const int warp = thread / 32;
+  const int warp = group_thread / 32;
+  const int warps = group_threads / 32;
 #endif
 
-  for (int i = 0; i < count; ++i) {
-    for (int k = thread; k < out_c; k += THREADS)
+  for (int i = 0; i < count && (phases & PHASE_LOAD); ++i) {
+    for (int k = group_thread; k < out_c; k += group_threads)
       h_codes[16 * i * h_quads + k] = old_hidden[(first + i) * out_c + k];
-    for (int u = thread; u < units; u += THREADS) c[i * units + u] = old_cells[(first + i) * units + u];
+    for (int u = group_thread; u < units; u += group_threads)
+      c[i * units + u] = old_cells[(first + i) * units + u];
   }
   __syncthreads();
 
-  for (int step = 0; step < steps; ++step) {
-    for (int pair = thread; pair < pairs; pair += THREADS) {
+  for (int step = first_step; step < last_step; ++step) {
+    for (int pair = group_thread; (phases & PHASE_GATES) && pair < pairs; pair += group_threads) {
       int sums[ITEMS];
 #pragma unroll
       for (int i = 0; i < ITEMS; ++i) sums[i] = offsets[pair];
-#pragma unroll 2
+#pragma unroll QUADS
       for (int quad = 0; quad < h_quads; ++quad) {
         const int4 weights = r[static_cast<long long>(quad) * pairs + pair];
 #pragma unroll
-        for (int i = 0; i < ITEMS; ++i) sums[i] = multiply_add_16(h[i * h_quads + quad], weights, sums[i]);
+        for (int i = 0; i < ITEMS; ++i) {
+          if (IS_THERE(i)) sums[i] = multiply_add_16(h[i * h_quads + quad], weights, sums[i]);
+        }
       }
       const int gate = pair / units;
       const FixedPointFactor factor = factor_of(gates + GATE_NUMBERS * gate + GATE_RECURRENT);
@@ -212,9 +238,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, ITEMS > 1 ? 1 : 2) lstm_st
     __syncthreads();
 
 #if !MICRO
-    if (norms) {
+    if (norms && (phases & PHASE_NORMS)) {
       const int normalized = gate_count - 1;
-      for (int row = warp; row < count * normalized; row += WARPS) {
+      for (int row = warp; row < count * normalized; row += warps) {
         const int gate = row % normalized;
         normalize(z + row / normalized * pairs + gate * units, norms + gate * units, norm_bias + gate * units,
                   gates + GATE_NUMBERS * gate, units, lane);
@@ -223,7 +249,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, ITEMS > 1 ? 1 : 2) lstm_st
     }
 #endif
 
-    for (int cell = thread; cell < count * units; cell += THREADS) {
+    for (int cell = group_thread; (phases & PHASE_CELLS) && cell < count * units; cell += group_threads) {
       const int i = cell / units;
       const int unit = cell - i * units;
       const short* const own = z + i * pairs + unit;
@@ -253,10 +279,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, ITEMS > 1 ? 1 : 2) lstm_st
     }
 
 #if !MICRO
-    if (norms) {
+    if (norms && (phases & PHASE_LAST_NORM)) {
       if (holes) __syncthreads();
       const int gate = gate_count - 1;
-      for (int i = warp; i < count; i += WARPS) {
+      for (int i = warp; i < count; i += warps) {
         normalize(z + i * pairs + gate * units, norms + gate * units, norm_bias + gate * units,
                   gates + GATE_NUMBERS * gate, units, lane);
       }
@@ -265,7 +291,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, ITEMS > 1 ? 1 : 2) lstm_st
 #endif
 
     // A thread has the cells here that it has above.
-    for (int cell = thread; cell < count * units; cell += THREADS) {
+    for (int cell = group_thread; (phases & PHASE_OUTPUTS) && cell < count * units; cell += group_threads) {
       const int i = cell / units;
       const int unit = cell - i * units;
       const int o = looked_up(sigmoid, z[i * pairs + (gate_count - 1) * units + unit]);
@@ -282,17 +308,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, ITEMS > 1 ? 1 : 2) lstm_st
     __syncthreads();
 
 #if !MICRO
-    if (projection) {
+    if (projection && (phases & PHASE_PROJECTION)) {
       const FixedPointFactor factor = {projection_multiplier, projection_shift};
-      for (int k = thread; k < out_c; k += THREADS) {
+      for (int k = group_thread; k < out_c; k += group_threads) {
         int sums[ITEMS];
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) sums[i] = projection_offsets[k];
-#pragma unroll 2
+#pragma unroll QUADS
         for (int quad = 0; quad < m_quads; ++quad) {
           const int4 weights = projection[static_cast<long long>(quad) * out_c + k];
 #pragma unroll
-          for (int i = 0; i < ITEMS; ++i) sums[i] = multiply_add_16(m[i * m_quads + quad], weights, sums[i]);
+          for (int i = 0; i < ITEMS; ++i) {
+            if (IS_THERE(i)) sums[i] = multiply_add_16(m[i * m_quads + quad], weights, sums[i]);
+          }
         }
 #pragma unroll
         for (int i = 0; i < ITEMS; ++i) {
@@ -312,9 +340,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, ITEMS > 1 ? 1 : 2) lstm_st
 #endif
   }
 
-  for (int i = 0; i < count; ++i) {
-    for (int k = thread; k < out_c; k += THREADS)
+  for (int i = 0; i < count && (phases & PHASE_STORE); ++i) {
+    for (int k = group_thread; k < out_c; k += group_threads)
       new_hidden[(first + i) * out_c + k] = h_codes[16 * i * h_quads + k];
-    for (int u = thread; u < units; u += THREADS) new_cells[(first + i) * units + u] = c[i * units + u];
+    for (int u = group_thread; u < units; u += group_threads)
+      new_cells[(first + i) * units + u] = c[i * units + u];
   }
 }

@@ -13,7 +13,8 @@ import pytest
 import gpuq
 from gpuq import profiles
 from gpuq.cuda.layer import Traits
-from gpuq.cuda.unidirectional_sequence_lstm import CHOICES, LstmChoice, pack
+from gpuq.cuda.layout import ImageLayout
+from gpuq.cuda.unidirectional_sequence_lstm import CHOICES, FOUR, ONE, WIDE, LstmChoice, LstmLayer, pack
 from gpuq.devices import Device
 from gpuq.errors import InputValueError
 from gpuq.model.model import Model
@@ -108,13 +109,13 @@ def test_layers_of_tflite_micro_equal_reference(launcher: HostLauncher, profile:
     "variant", [VARIANTS[0], Variant(peepholes=True, projection=True, norms=True)], ids=["plain", "all"]
 )
 def test_more_cells_than_threads(launcher: HostLauncher, variant: Variant, seed: int) -> None:
-    """Several pairs, cells and outputs for each thread, and states beyond what shared memory is given."""
+    """Several pairs, cells and outputs for each thread; four items' states are beyond what shared memory is given."""
     rng = np.random.default_rng(seed)
     content = lstm_layer(rng, variant, Sizes(2, 2, 9, 1100, 601 if variant.projection else 1100))
     spec, operands = read_layer(content)
     layer = pack(spec, profiles.resolve("litert_ref", spec), operands)
-    assert [choice.name for choice in layer.choices(1, Traits(80, 100))] == [CHOICES[1].name, CHOICES[2].name]
-    for choice in CHOICES[1:]:
+    assert set(layer.choices(1, Traits(80, 100))) == {ONE, WIDE}
+    for choice in (ONE, WIDE):
         check(launcher, content, "litert_ref", choice, rng, f"seed {seed}")
 
 
@@ -134,17 +135,30 @@ def test_cells_in_whole_blocks_see_peepholes_with_ties_up(launcher: HostLauncher
             check(launcher, content, "litert_ref", CHOICES[0], rng, where, cells_up_to=1000)
 
 
-def test_choices_by_the_number_of_items(seed: int) -> None:
-    spec, operands = read_layer(lstm_layer(np.random.default_rng(seed), Variant(), Sizes(1, 2, 3, 64, 64)))
-    layer = pack(spec, profiles.resolve("litert_ref", spec), operands)
-    assert [choice.name for choice in layer.choices(8, Traits(80, 100))] == [
-        "lstm_steps_dp4a_1",
-        "lstm_steps_dp4a_4",
-        "lstm_steps_dp4a_1_global",
-    ]
-    assert layer.choices(1000, Traits(80, 100))[0].name == "lstm_steps_dp4a_4"
+def test_choices_by_the_size_of_the_layer_and_the_batch(seed: int) -> None:
+    def layer(units: int, variant: Variant = VARIANTS[0]) -> LstmLayer:
+        spec, operands = read_layer(lstm_layer(np.random.default_rng(seed), variant, Sizes(1, 2, 3, units, units)))
+        return pack(spec, profiles.resolve("litert_ref", spec), operands)
+
+    traits = Traits(80, 100)
+    assert layer(64).choices(8, traits) == [ONE, FOUR, WIDE]
+    assert layer(64).choices(1000, traits)[0] == FOUR
+    assert layer(700).choices(1, traits)[0] == WIDE
+    # States that no block can hold.
+    assert layer(4800).choices(1, traits) == [WIDE]
+    # A launch for every phase of a step, one for what all steps see of the input, and states loaded and stored.
+    everything = Variant(peepholes=True, projection=True, norms=True)
+    for variant, phases in ((VARIANTS[0], 2), (Variant(projection=True), 3), (Variant(norms=True), 5), (everything, 6)):
+        one = layer(20, variant)
+        layouts = [ImageLayout.contiguous(3, *shape) for shape in (*one.x_shapes, one.y_shape)]
+        assert len(one.launches(WIDE, layouts[:3], layouts[3])) == 3 + 2 * phases
+        assert len(one.launches(FOUR, layouts[:3], layouts[3])) == 2
+
+
+def test_constant_inputs_are_refused(seed: int) -> None:
+    spec, operands = read_layer(lstm_layer(np.random.default_rng(seed), Variant()))
     with pytest.raises(InputValueError, match="on a GPU the input must be an activation"):
-        pack(spec, profiles.resolve("litert_ref", spec), [np.zeros((1, 2, 3), np.int8), *operands[1:]])
+        pack(spec, profiles.resolve("litert_ref", spec), [np.zeros(spec.x_shape, np.int8), *operands[1:]])
 
 
 SESSIONS = [

@@ -1,5 +1,7 @@
-"""UNIDIRECTIONAL_SEQUENCE_LSTM of int8 on dp4a: one GEMM for what all steps see of the input, then blocks that walk
-through the steps of a few items each, their states beside them.
+"""UNIDIRECTIONAL_SEQUENCE_LSTM of int8 on dp4a: one GEMM for what all steps see of the input, then the steps.
+
+Small layers take all steps in one launch, in blocks that walk through them with a few items each. A large layer's
+weights are more than one multiprocessor can read in time: the blocks of all of them make one step, launch after launch.
 """
 
 from __future__ import annotations
@@ -38,10 +40,20 @@ from gpuq.ops.unidirectional_sequence_lstm import (
 
 INPUT_THREADS = 256
 TILE = 64
-STEP_THREADS = 512
-ITEMS = (4, 1)
+STEP_THREADS, WIDE_THREADS = 512, 64
 SHARED_BYTES = 47 << 10
 """Of a block's states at most: what every GPU has, less the kernel's own."""
+
+# Bits of lstm_steps_dp4a.cu.
+LOAD, GATES_PHASE, NORMS, CELLS, LAST_NORM, OUTPUTS, PROJECTION, STORE = (1 << bit for bit in range(8))
+ALL_PHASES = 255
+
+# What a multiprocessor reads of weights in a cycle, and what a launch or the phases of a step cost beside that, in
+# cycles: rough, from data sheets.
+BYTES_PER_CYCLE = 64
+LAUNCH_CYCLES, STEP_CYCLES = 3500, 2000
+MOST_BLOCKS = 65535
+"""Of a group: the limit of a grid's second dimension."""
 
 
 def inputs_kernel(rule: str = "RULE_V1") -> Kernel:
@@ -57,15 +69,19 @@ def inputs_kernel(rule: str = "RULE_V1") -> Kernel:
 
 @dataclass(frozen=True)
 class LstmChoice:
-    """So many items in a block, their states in shared memory or, where they are too large, in scratch."""
+    """So many items share the weights that are read; one block for them and all steps, or as many as a step fills."""
 
     items: int
-    in_shared: bool = True
+    wide: bool = False
 
     @property
     def name(self) -> str:
         """Of the kernel that takes the time."""
-        return f"lstm_steps_dp4a_{self.items}{'' if self.in_shared else '_global'}"
+        return f"lstm_steps_dp4a_{self.items}{'_wide' if self.wide else ''}"
+
+    @property
+    def threads(self) -> int:
+        return WIDE_THREADS if self.wide else STEP_THREADS
 
     def kernel(self, rule: str = "RULE_V1", micro: bool = False, dynamic_shared_bytes: int = 0) -> Kernel:
         """lstm_steps_dp4a.cu; its head says what the arguments mean."""
@@ -74,20 +90,16 @@ class LstmChoice:
             source="lstm_steps_dp4a.cu",
             entry="lstm_steps_dp4a",
             defines=(
-                *(("ITEMS", self.items), ("IN_SHARED", int(self.in_shared)), ("MICRO", int(micro))),
-                *(("THREADS", STEP_THREADS), *epilogue_defines(rule)),
+                *(("ITEMS", self.items), ("WIDE", int(self.wide)), ("MICRO", int(micro))),
+                *(("THREADS", self.threads), *epilogue_defines(rule)),
             ),
-            threads=(STEP_THREADS, 1, 1),
+            threads=(self.threads, 1, 1),
             dynamic_shared_bytes=dynamic_shared_bytes,
         )
 
 
-CHOICES = (*(LstmChoice(items) for items in ITEMS), LstmChoice(1, in_shared=False))
-KERNELS = (
-    inputs_kernel(),
-    *(choice.kernel() for choice in CHOICES),
-    *(choice.kernel("RULE_V2", micro=True) for choice in CHOICES[:1]),
-)
+FOUR, ONE, WIDE = CHOICES = (LstmChoice(4), LstmChoice(1), LstmChoice(4, wide=True))
+KERNELS = (inputs_kernel(), *(choice.kernel() for choice in CHOICES), FOUR.kernel("RULE_V2", micro=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,57 +145,97 @@ class LstmLayer(SeveralOutputs):
         return round_up(items * (codes + 2 * (self.pairs + spec.units)), 16)
 
     def choices(self, runs: int, traits: Traits) -> Sequence[LstmChoice]:
-        fitting = [choice for choice in CHOICES[:-1] if self.state_bytes(choice.items) <= SHARED_BYTES]
-        # Few items have a block each: there are multiprocessors for all of them.
-        few = runs * self.spec.batch <= 2 * traits.multiprocessors
-        ordered = sorted(fitting, key=lambda choice: choice.items, reverse=not few)
-        return (*ordered, CHOICES[-1])
+        items = runs * self.spec.batch
+        weights = sum(self.constants[name].nbytes for name in ("r", "projection") if name in self.constants)
+
+        def cycles(choice: LstmChoice) -> float:
+            """Of a step."""
+            groups = -(-items // choice.items)
+            # Sums of several items take longer than reading their weights.
+            sums = weights / BYTES_PER_CYCLE * (1 + choice.items) / 2
+            if choice.wide:
+                return len(self._phases()) * LAUNCH_CYCLES + groups * sums / traits.multiprocessors
+            return (STEP_CYCLES + sums) * -(-groups // traits.multiprocessors)
+
+        fitting = [choice for choice in CHOICES if choice.wide or self.state_bytes(choice.items) <= SHARED_BYTES]
+        return sorted(fitting, key=cycles)
 
     def workspace_bytes(self, runs: int, choice: LstmChoice) -> int:
-        items = runs * self.spec.batch
-        states = 0 if choice.in_shared else -(-items // choice.items) * self.state_bytes(choice.items)
-        return self._part_bytes(runs) + states
+        groups = -(-runs * self.spec.batch // choice.items)
+        return self._part_bytes(runs) + (groups * self.state_bytes(choice.items) if choice.wide else 0)
 
     def _part_bytes(self, runs: int) -> int:
         return round_up(2 * runs * self.spec.batch * self.spec.steps * self.pairs, 16)
+
+    def _phases(self) -> list[tuple[int, int]]:
+        """Of a step in launches of its own: (bits, what there is to do in threads for each item)."""
+        spec, cells = self.spec, [(CELLS | OUTPUTS, self.spec.units)]
+        if spec.norm_quants:
+            # A warp normalizes a gate.
+            normalized = [(NORMS, 32 * (self.gates - 1)), (CELLS, spec.units), (LAST_NORM, 32)]
+            cells = [*normalized, (OUTPUTS, spec.units)]
+        projection = [(PROJECTION, spec.out_c)] if spec.projection_quant else []
+        return [(GATES_PHASE, self.pairs), *cells, *projection]
+
+    def _launches_of_steps(self, choice: LstmChoice) -> list[tuple[int, int, int, int]]:
+        """(first step, last step + 1, bits, blocks of a group) of each launch."""
+        spec, each = self.spec, self._phases()
+        if not choice.wide:
+            return [(0, spec.steps, ALL_PHASES, 1)]
+
+        def blocks(threads: int) -> int:
+            return min(-(-threads // WIDE_THREADS), MOST_BLOCKS)
+
+        states = blocks(max(spec.out_c, spec.units))
+        # Gates and projections share weights among items, which the others have side by side.
+        of_step = [
+            (bits, blocks(threads if bits in (GATES_PHASE, PROJECTION) else threads * choice.items))
+            for bits, threads in each
+        ]
+        return [
+            (0, 0, LOAD, states),
+            *((step, step + 1, bits, count) for step in range(spec.steps) for bits, count in of_step),
+            (0, 0, STORE, states),
+        ]
 
     def launches(self, choice: LstmChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         (x, hidden, cells), spec = inputs, self.spec
         items = output.images * spec.batch
         rows, pair_tiles = items * spec.steps, -(-self.pairs // TILE)
-        tiles, blocks = -(-rows // TILE) * pair_tiles, -(-items // choice.items)
-        if max(tiles, blocks) >= 1 << 31:
-            raise spec.fail(f"{max(tiles, blocks)} blocks in one launch; the limit is 2^31 - 1, use a smaller batch")
+        tiles, groups = -(-rows // TILE) * pair_tiles, -(-items // choice.items)
+        if max(tiles, groups) >= 1 << 31:
+            raise spec.fail(f"{max(tiles, groups)} blocks in one launch; the limit is 2^31 - 1, use a smaller batch")
         words = self.constants["w"].shape[0]
         aligned = alignment(x.misalignment + x.offset, spec.in_c, largest=4) == 4
-        shared_bytes = self.state_bytes(choice.items) if choice.in_shared else 0
-        scratch = Pointer(None) if choice.in_shared else Slot("workspace", self._part_bytes(output.images))
+        kernel = choice.kernel(self.rule, self.micro, 0 if choice.wide else self.state_bytes(choice.items))
+        scratch = Slot("workspace", self._part_bytes(output.images)) if choice.wide else Pointer(None)
         optional = ("holes", "norms", "norm_bias", "projection", "projection_offsets")
         constants: list[Argument] = [
             Slot(name) if name in self.constants or name not in optional else Pointer(None)
             for name in ("r", "offsets", "gates", *optional, "tables")
         ]
-        return [
-            Launch(
-                inputs_kernel(self.rule),
-                (tiles, 1, 1),
-                (
-                    *(x.slot("x"), Slot("w"), Slot("input_offsets"), Slot("input_factors"), Slot("workspace")),
-                    np.int64(rows),
-                    *int32s(self.pairs, pair_tiles, spec.units, spec.in_c, words, aligned),
-                ),
+        see_input = Launch(
+            inputs_kernel(self.rule),
+            (tiles, 1, 1),
+            (
+                *(x.slot("x"), Slot("w"), Slot("input_offsets"), Slot("input_factors"), Slot("workspace")),
+                np.int64(rows),
+                *int32s(self.pairs, pair_tiles, spec.units, spec.in_c, words, aligned),
             ),
-            Launch(
-                choice.kernel(self.rule, self.micro, shared_bytes),
-                (blocks, 1, 1),
-                (
-                    *(Slot("workspace"), *constants),
-                    *(hidden.slot("x1"), cells.slot("x2"), Slot("y1"), Slot("y2"), output.slot("y")),
-                    scratch,
-                    np.int64(items),
-                    *int32s(spec.batch, spec.steps, spec.units, spec.out_c, self.gates, spec.time_major),
-                    *int32s(*self.numbers),
-                ),
+        )
+        arguments: tuple[Argument, ...] = (
+            *(Slot("workspace"), *constants),
+            *(hidden.slot("x1"), cells.slot("x2"), Slot("y1"), Slot("y2"), output.slot("y")),
+            scratch,
+            np.int64(items),
+            *int32s(spec.batch, spec.steps, spec.units, spec.out_c, self.gates, spec.time_major),
+            *int32s(*self.numbers),
+        )
+        return [
+            see_input,
+            *(
+                Launch(kernel, (groups, blocks, 1), (*arguments, *int32s(first, last, phases)))
+                for first, last, phases, blocks in self._launches_of_steps(choice)
             ),
         ]
 
