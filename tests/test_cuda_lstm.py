@@ -5,6 +5,7 @@ of them in sessions.
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from gpuq.cuda.unidirectional_sequence_lstm import CHOICES, FOUR, ONE, WIDE, Lst
 from gpuq.devices import Device
 from gpuq.errors import InputValueError
 from gpuq.model.model import Model
-from gpuq.model.planner import plan_program
+from gpuq.model.planner import Program, plan_program
 from gpuq.model.tflite_reader import read
 from gpuq.ops.registry import references
 from gpuq.ops.unidirectional_sequence_lstm import UnidirectionalSequenceLstmSpec
@@ -27,7 +28,7 @@ from .compare import assert_equal_bits
 from .cuda_layers import launcher, random_codes, scaled
 from .cuda_operators import run_layer
 from .host_cuda.runner import HostLauncher
-from .lstm_layers import Sizes, Variant, lstm_layer
+from .lstm_layers import Sizes, Variant, lstm_layer, random_sizes
 
 __all__ = ["launcher"]
 
@@ -91,7 +92,11 @@ def test_layers_equal_reference(launcher: HostLauncher, choice: LstmChoice, seed
     seen: set[int] = set()
     for number in range(scaled(len(VARIANTS))):
         rng, variant = np.random.default_rng([seed, number]), VARIANTS[number % len(VARIANTS)]
-        content = lstm_layer(rng, variant)
+        sizes = random_sizes(rng, variant)
+        if choice.wide:
+            # Launches are what takes time here.
+            sizes = replace(sizes, steps=min(sizes.steps, 2))
+        content = lstm_layer(rng, variant, sizes)
         seen |= check(launcher, content, "litert_ref", choice, rng, f"seed {seed}, case {number}, {variant}")
     assert len(seen) > 200, "the codes must spread"
 
@@ -145,7 +150,9 @@ def test_choices_by_the_size_of_the_layer_and_the_batch(seed: int) -> None:
     assert layer(64).choices(1000, traits)[0] == FOUR
     assert layer(700).choices(1, traits)[0] == WIDE
     # States that no block can hold.
-    assert layer(4800).choices(1, traits) == [WIDE]
+    small = layer(20)
+    huge = replace(small, spec=replace(small.spec, units=4800, out_c=4800))
+    assert huge.choices(1, traits) == [WIDE]
     # A launch for every phase of a step, one for what all steps see of the input, and states loaded and stored.
     everything = Variant(peepholes=True, projection=True, norms=True)
     for variant, phases in ((VARIANTS[0], 2), (Variant(projection=True), 3), (Variant(norms=True), 5), (everything, 6)):
@@ -177,21 +184,35 @@ SESSIONS = [
 def test_sessions(launcher: HostLauncher, profile: str, variant: Variant, seed: int) -> None:
     """Sessions, calls from the initial state and batches, each as on the CPU, step by step and as one graph."""
     rng = np.random.default_rng(seed)
-    content = lstm_layer(rng, variant)
-    ours = Model(plan_program(read(content), Device("cuda"), profile, launcher))
+    check_sessions(launcher, profile, lstm_layer(rng, variant), rng, f"{variant}, seed {seed}")
+
+
+def test_sessions_of_a_large_layer(launcher: HostLauncher, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    content = lstm_layer(rng, Variant(projection=True), Sizes(1, 2, 7, 900, 300))
+    program = check_sessions(launcher, "litert_ref", content, rng, f"seed {seed}", runs=1)
+    assert program.steps[0].kernel(1) == WIDE.name
+
+
+def check_sessions(
+    launcher: HostLauncher, profile: str, content: bytes, rng: np.random.Generator, where: str, runs: int = 3
+) -> Program:
+    program = plan_program(read(content), Device("cuda"), profile, launcher)
+    ours = Model(program)
     cpu = gpuq.load(content, device="cpu", numerics=profile)
     lead, *shape = cpu.graph.tensors[cpu.graph.inputs[0]].shape
-    frames = rng.integers(-128, 128, (4, 3 * lead, *shape)).astype(np.int8)
-    session, wanted = ours.session(3), cpu.session(3)
+    frames = rng.integers(-128, 128, (4, runs * lead, *shape)).astype(np.int8)
+    session, wanted = ours.session(runs), cpu.session(runs)
     for invoke, frame in enumerate(frames):
-        where = f"{variant}, invoke {invoke}, {profile}, seed {seed}"
-        assert_equal_bits(session(frame), wanted(frame), where)
-        assert_equal_bits(ours(frame), cpu(frame), f"from the start, {where}")
+        here = f"invoke {invoke}, {profile}, {where}"
+        assert_equal_bits(session(frame), wanted(frame), here)
+        assert_equal_bits(ours(frame), cpu(frame), f"from the start, {here}")
         for state in cpu.graph.variables:
             got, kept = (each._workspace.view(state.index) for each in (session, wanted))
-            assert_equal_bits(got, kept, f"{state.name}, {where}")
+            assert_equal_bits(got, kept, f"{state.name}, {here}")
     session.reset()
-    assert_equal_bits(session(frames[1]), cpu(frames[1]), f"after a reset, {variant}, seed {seed}")
+    assert_equal_bits(session(frames[1]), cpu(frames[1]), f"after a reset, {where}")
     want = cpu.tensors(frames[0])
     for index, got in ours.tensors(frames[0]).items():
-        assert_equal_bits(got, want[index], f"tensor {index}, {variant}, seed {seed}")
+        assert_equal_bits(got, want[index], f"tensor {index}, {where}")
+    return program
