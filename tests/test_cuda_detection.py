@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import gpuq
 from gpuq.cuda.detection_post_process import MANY_ANCHORS, pack, score_key
 from gpuq.cuda.kernel import Kernel, Launch, Pointer
+from gpuq.cuda.status import CheckingLayer
 from gpuq.devices import Device
 from gpuq.errors import InputValueError
 from gpuq.model.model import Model
@@ -28,6 +30,7 @@ from .cuda_layers import launcher, scaled
 from .cuda_operators import run_layer
 from .host_cuda.runner import HostLauncher
 from .peers import test_detection as peers
+from .peers.one_operator import TensorDef
 from .test_fusion import Net
 
 __all__ = ["launcher"]
@@ -186,15 +189,52 @@ def test_exponential_beside_the_c_library(seed: int) -> None:
     assert np.isnan(ends[-1])
 
 
-def test_what_a_kernel_cannot_say_is_refused(seed: int) -> None:
+@pytest.mark.parametrize("quantized", [False, True])
+def test_boxes_that_end_before_they_begin(launcher: HostLauncher, quantized: bool, seed: int) -> None:
+    """They come of anchors with negative sizes alone, which have a layer that checks; nothing else pays for it."""
+    rng = np.random.default_rng(seed)
+    spec = random_spec(rng, quantized, 6, coordinates=4, scales=(10.0, 10.0, 5.0, 5e-3))
+    boxes, scores, anchors = random_inputs(rng, spec, 2)
+    assert not isinstance(pack(spec, EXACT, (None, None, anchors)), CheckingLayer)
+    if quantized:
+        spec, anchors = replace(spec, anchor_quant=Quant(1 / 256, 100, dtype="uint8")), np.maximum(anchors, 100)
+        boxes[:, 0, 2, 3], anchors[2, 3] = 0, 55
+    else:
+        boxes[:, 0, 2, 3], anchors[2, 3] = -8, -0.5
+    layer, status = pack(spec, EXACT, (None, None, anchors)), np.zeros(1, np.int32)
+    assert isinstance(layer, CheckingLayer)
+    # So small that nothing of it is left beside the centre.
+    first, *further = reference(spec, EXACT, boxes, scores, anchors[None])
+    arguments: Any = {"gaps": False, "align": 4, "further": further, "status": status}
+    run_layer(launcher, layer, [boxes, scores], first, rng, f"seed {seed}: {spec}", **arguments)
+    assert status[0] == 0
+    boxes[1, 0, 2, 3] = 255 if quantized else 0
+    with pytest.raises(InputValueError) as refusal:
+        reference(spec, EXACT, boxes, scores, anchors[None])
+    assert str(refusal.value) == str(layer.refusal(1))
+    # What comes out then is not said; perhaps that box is not among it.
+    with contextlib.suppress(AssertionError):
+        run_layer(launcher, layer, [boxes, scores], first, rng, "refused", **arguments)
+    assert status[0] == 1
+
+
+def test_calls_raise(launcher: HostLauncher) -> None:
+    options = {"max_detections": 3, "max_classes_per_detection": 1, "num_classes": 2, "nms_iou_threshold": 0.5}
+    options |= {"nms_score_threshold": 0.1} | dict.fromkeys(("y_scale", "x_scale", "h_scale", "w_scale"), 1.0)
+    anchors = np.ones((5, 4), F)
+    anchors[3, 2] = -1
+    inputs = [TensorDef((1, 5, 4), F), TensorDef((1, 5, 2), F), TensorDef((5, 4), F, data=anchors)]
+    program = plan_program(read(peers.detector(inputs, 3, options)), Device("cuda"), "litert_ref", launcher)
+    with pytest.raises(InputValueError, match="a box ends before it begins, as the runtimes refuse it"):
+        Model(program)(np.zeros((1, 5, 4), F), np.zeros((1, 5, 2), F))
+
+
+def test_constant_inputs_are_refused(seed: int) -> None:
     rng = np.random.default_rng(seed)
     spec = random_spec(rng, False, 5)
     boxes, _, anchors = random_inputs(rng, spec, 1)
     with pytest.raises(InputValueError, match="on a GPU encodings and scores must be activations"):
         pack(spec, EXACT, (boxes, None, anchors))
-    anchors[2, 3] = -0.5
-    with pytest.raises(InputValueError, match="on a GPU anchors must not have a negative height or width"):
-        pack(spec, EXACT, (None, None, anchors))
 
 
 @pytest.mark.parametrize("profile", ["litert_ref", "xnnpack"])

@@ -13,9 +13,11 @@ from gpuq.cuda.epilogue import round_up
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
 from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer, SeveralOutputs
 from gpuq.cuda.layout import ImageLayout
+from gpuq.cuda.status import CheckingLayer
+from gpuq.errors import InputValueError
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import dequantize
-from gpuq.ops.detection_post_process import DetectionPostProcessSpec, centred, check_inputs
+from gpuq.ops.detection_post_process import INVERTED, DetectionPostProcessSpec, centred, check_inputs
 from gpuq.ops.float32 import exponential_f64
 from gpuq.ops.spec import UINT8
 from gpuq.quant import Quant
@@ -134,6 +136,7 @@ class DetectionPostProcessLayer(SeveralOutputs, OnlyWayLayer):
                     np.int64(runs * spec.boxes),
                     *int32s(spec.boxes, spec.coordinates, spec.box_quant is not None),
                     *(np.float64(np.float32(scale)) for scale in spec.scales),
+                    Slot("status") if isinstance(self, CheckingLayer) else Pointer(None),
                 ),
             ),
             Launch(
@@ -169,6 +172,13 @@ class DetectionPostProcessLayer(SeveralOutputs, OnlyWayLayer):
         ]
 
 
+class CheckedDetectionPostProcessLayer(DetectionPostProcessLayer, CheckingLayer):
+    """The same with anchors of negative height or width, whose boxes end before they begin."""
+
+    def refusal(self, reason: int) -> InputValueError:
+        return self.spec.fail(INVERTED)
+
+
 def score_key(score: float) -> np.uint32:
     """key_of() of the kernel: larger for larger scores; of NaN, which no score reaches, above all of them."""
     value = np.float32(score)
@@ -192,8 +202,6 @@ def pack(
         raise spec.fail("anchors must be constant")
     check_inputs(spec, (1, spec.boxes, spec.coordinates), (1, spec.boxes, spec.classes), anchors.shape)
     places = np.ascontiguousarray(centred(anchors, spec.anchor_quant), np.float32)
-    # Of such anchors boxes end before they begin, which the runtimes stop at, and a kernel could not.
-    spec.require(not (places[:, 2:] < 0).any(), "on a GPU anchors must not have a negative height or width")
     packed: dict[str, npt.NDArray[Any]] = {"anchors": places, "box_table": exponential_f64.parts()}
     if spec.box_quant is not None:
         scales = np.array(spec.scales, np.float32).astype(np.float64)
@@ -202,7 +210,8 @@ def pack(
         packed["box_table"] = every
     if spec.score_quant is not None:
         packed["score_table"] = np.stack([_values(spec.score_quant, size) for size in (VECTOR, 1)])
-    return DetectionPostProcessLayer(spec, packed)
+    is_checked = bool((places[:, 2:] < 0).any())
+    return (CheckedDetectionPostProcessLayer if is_checked else DetectionPostProcessLayer)(spec, packed)
 
 
 def _values(scores: Quant, size: int) -> npt.NDArray[np.float32]:

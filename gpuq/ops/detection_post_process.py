@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from gpuq.errors import InputValueError
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import dequantize
 from gpuq.ops.float32 import exponential_f64
@@ -28,6 +27,7 @@ from gpuq.ops.spec import FLOAT32, UINT8, Shape, Spec, run_shape, shape_text
 from gpuq.quant import Quant
 
 FloatArray = npt.NDArray[np.float32]
+INVERTED = "a box ends before it begins, as the runtimes refuse it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +160,7 @@ def decoded(spec: DetectionPostProcessSpec, boxes: FloatArray, anchors: FloatArr
         half = (0.5 * exponential_f64.exp(encoded[:, 2:] / scales[2:]) * placed[:, 2:]).astype(np.float32)
         corners = np.concatenate([centre - half, centre + half], axis=1)
     if (corners[:, :2] > corners[:, 2:]).any():
-        raise InputValueError(f"{spec.op}: a box ends before it begins, as the runtimes refuse it")
+        raise spec.fail(INVERTED)
     return corners
 
 
