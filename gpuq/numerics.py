@@ -123,6 +123,8 @@ class Rounding(Enum):
     """As float32_bias, each tap by a fused multiply-add (DEPTHWISE_CONV_2D of XNNPACK)."""
     EXACT = "exact"
     """No scaling: copies, comparisons, clamps, integer means of codes."""
+    EXACT_SIZED = "exact_sized"
+    """As exact, on boxes that must have a height and a width (TFLite_Detection_PostProcess in TFLite Micro)."""
     EXACT_UP = "exact_up"
     """Integer weights as exact, but the last division rounds ties up (RESIZE_BILINEAR of builds that round once)."""
 

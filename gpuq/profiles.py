@@ -220,6 +220,14 @@ def _no_bias(spec: Any) -> bool:
     return not spec.has_bias
 
 
+def _detects_codes(spec: Any) -> bool:
+    return spec.box_quant is not None or spec.score_quant is not None
+
+
+def _labels_of_one_box(spec: Any) -> bool:
+    return bool(not spec.use_regular_nms and spec.max_classes_per_detection > 1)
+
+
 def _int8_state(spec: Any) -> bool:
     return bool(spec.state_quant.dtype == np.int8)
 
@@ -419,6 +427,9 @@ _TFLM_ELEMENTS = (
     _row("SELECT_V2", _of_kinds("int8", "int16"), Rounding.EXACT),
     _row("REDUCE_MAX REDUCE_MIN", _on_int8, Rounding.EXACT),
     _row("CAST", _cast_in_micro, Rounding.EXACT),
+    _refuse("TFLite_Detection_PostProcess", _detects_codes, "TFLite Micro takes float32 alone"),
+    _refuse("TFLite_Detection_PostProcess", _labels_of_one_box, "TFLite Micro misplaces a box's further classes"),
+    _row("TFLite_Detection_PostProcess", _always, Rounding.EXACT_SIZED),
     _refuse("GATHER GATHER_ND", _other_indices, "TFLite Micro has int32 indices alone"),
     *(_row(op, _of_kinds(*kinds), Rounding.EXACT) for op, kinds in _TFLM_MOVEMENTS.items()),
     *_TFLM_VARIABLES,

@@ -84,12 +84,12 @@ __device__ __forceinline__ Best best_of_block(Best own, Best* room) {
 // boxes: (runs, anchors, coordinates) float32, or uint8 codes where is_code. anchors: y, x, h, w. table: of
 // float32 exponential_f64's parts; of uint8 for each code y / y_scale, x / x_scale, exp(h / h_scale) / 2 and
 // exp(w / w_scale) / 2, 256 each. corners: ymin, xmin, ymax, xmax. status: see status.cuh; 1 where a box ends
-// before it begins.
+// before it begins, with is_sized also where it begins.
 extern "C" __global__ void __launch_bounds__(THREADS)
     detection_decode(const unsigned char* __restrict__ boxes, const float4* __restrict__ anchors,
                      const double* __restrict__ table, float4* __restrict__ corners, long long total,
                      int count, int coordinates, int is_code, double y_scale, double x_scale, double h_scale,
-                     double w_scale, int* __restrict__ status) {
+                     double w_scale, int is_sized, int* __restrict__ status) {
   const long long index = static_cast<long long>(blockIdx.x) * THREADS + threadIdx.x;
   if (index >= total) return;
   const float4 anchor = anchors[index % count];
@@ -116,7 +116,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const float half_width = __double2float_rn(__dmul_rn(w, width));
   const float4 box = make_float4(__fsub_rn(y_centre, half_height), __fsub_rn(x_centre, half_width),
                                  __fadd_rn(y_centre, half_height), __fadd_rn(x_centre, half_width));
-  if (box.x > box.z || box.y > box.w) refuse(status, 1);
+  const bool is_empty = is_sized && (box.x == box.z || box.y == box.w);
+  if (box.x > box.z || box.y > box.w || is_empty) refuse(status, 1);
   corners[index] = box;
 }
 

@@ -17,7 +17,6 @@ SPECS = {spec_type.op: spec_type for spec_type in REFERENCES}
 LACKING = {
     "litert_ref": {"ELU"},
     "tflm": {
-        "TFLite_Detection_PostProcess",
         "DIV",
         "FLOOR_DIV",
         "NEG",

@@ -17,7 +17,7 @@ from gpuq.cuda.status import CheckingLayer
 from gpuq.errors import InputValueError
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import dequantize
-from gpuq.ops.detection_post_process import INVERTED, DetectionPostProcessSpec, centred, check_inputs
+from gpuq.ops.detection_post_process import DetectionPostProcessSpec, centred, check_inputs, refusal
 from gpuq.ops.float32 import exponential_f64
 from gpuq.ops.spec import UINT8
 from gpuq.quant import Quant
@@ -64,6 +64,7 @@ class DetectionPostProcessLayer(SeveralOutputs, OnlyWayLayer):
     """
 
     spec: DetectionPostProcessSpec
+    rule: Rule
     constants: Mapping[str, npt.NDArray[Any]]
 
     @property
@@ -136,6 +137,7 @@ class DetectionPostProcessLayer(SeveralOutputs, OnlyWayLayer):
                     np.int64(runs * spec.boxes),
                     *int32s(spec.boxes, spec.coordinates, spec.box_quant is not None),
                     *(np.float64(np.float32(scale)) for scale in spec.scales),
+                    np.int32(self.rule.rounding is Rounding.EXACT_SIZED),
                     Slot("status") if isinstance(self, CheckingLayer) else Pointer(None),
                 ),
             ),
@@ -173,10 +175,10 @@ class DetectionPostProcessLayer(SeveralOutputs, OnlyWayLayer):
 
 
 class CheckedDetectionPostProcessLayer(DetectionPostProcessLayer, CheckingLayer):
-    """The same with anchors of negative height or width, whose boxes end before they begin."""
+    """The same where there may be boxes that the runtime refuses."""
 
     def refusal(self, reason: int) -> InputValueError:
-        return self.spec.fail(INVERTED)
+        return refusal(self.spec, self.rule)
 
 
 def score_key(score: float) -> np.uint32:
@@ -210,8 +212,9 @@ def pack(
         packed["box_table"] = every
     if spec.score_quant is not None:
         packed["score_table"] = np.stack([_values(spec.score_quant, size) for size in (VECTOR, 1)])
-    is_checked = bool((places[:, 2:] < 0).any())
-    return (CheckedDetectionPostProcessLayer if is_checked else DetectionPostProcessLayer)(spec, packed)
+    # Boxes end before they begin where an anchor does. Without a size they are where the anchor's is small.
+    is_checked = rule.rounding is Rounding.EXACT_SIZED or bool((places[:, 2:] < 0).any())
+    return (CheckedDetectionPostProcessLayer if is_checked else DetectionPostProcessLayer)(spec, rule, packed)
 
 
 def _values(scores: Quant, size: int) -> npt.NDArray[np.float32]:

@@ -7,9 +7,11 @@ Fast suppression takes each anchor's best class; anchors with a score of at leas
 score unless they overlap (intersection over union, float32) one that was taken by more than the threshold. Regular
 suppression does so class by class, and keeps the best of all classes.
 
-Outputs that the runtime leaves unwritten (behind the last detection of fast suppression) are 0 here.
+Outputs that the runtime leaves unwritten (behind the last detection of fast suppression) are 0 here. A box that ends
+before it begins is an error; in TFLite Micro, which has float32 alone, also one without height or width.
 
-Source: LiteRT f67457790, tflite/kernels/detection_postprocess.cc.
+Sources: LiteRT f67457790, tflite/kernels/detection_postprocess.cc; tflite-micro 90b983c2,
+tensorflow/lite/micro/kernels/detection_postprocess.cc.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from gpuq.errors import InputValueError
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import dequantize
 from gpuq.ops.float32 import exponential_f64
@@ -27,7 +30,6 @@ from gpuq.ops.spec import FLOAT32, UINT8, Shape, Spec, run_shape, shape_text
 from gpuq.quant import Quant
 
 FloatArray = npt.NDArray[np.float32]
-INVERTED = "a box ends before it begins, as the runtimes refuse it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,9 @@ def reference(
     places = centred(anchors.reshape(spec.boxes, 4), spec.anchor_quant)
     for run in range(runs):
         corners = decoded(spec, centred(encodings[run, :, :4], spec.box_quant), places)
+        low, high = corners[:, :2], corners[:, 2:]
+        if (low >= high if rule.rounding is Rounding.EXACT_SIZED else low > high).any():
+            raise refusal(spec, rule)
         values = columns[run]
         if spec.score_quant is not None:
             # The runtime's own vectorized conversion, whatever the kernels beside it.
@@ -158,10 +163,13 @@ def decoded(spec: DetectionPostProcessSpec, boxes: FloatArray, anchors: FloatArr
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         centre = (encoded[:, :2] / scales[:2] * placed[:, 2:] + placed[:, :2]).astype(np.float32)
         half = (0.5 * exponential_f64.exp(encoded[:, 2:] / scales[2:]) * placed[:, 2:]).astype(np.float32)
-        corners = np.concatenate([centre - half, centre + half], axis=1)
-    if (corners[:, :2] > corners[:, 2:]).any():
-        raise spec.fail(INVERTED)
-    return corners
+        return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def refusal(spec: DetectionPostProcessSpec, rule: Rule) -> InputValueError:
+    """The error for a box that the runtime refuses."""
+    how = "where it begins, or before" if rule.rounding is Rounding.EXACT_SIZED else "before it begins"
+    return spec.fail(f"a box ends {how}, as the runtime refuses it")
 
 
 def _taken(spec: DetectionPostProcessSpec, corners: FloatArray, scores: FloatArray, most: int) -> list[int]:

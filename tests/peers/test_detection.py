@@ -13,7 +13,7 @@ from flatbuffers import flexbuffers
 
 import gpuq
 from gpuq.devices import Device
-from gpuq.errors import InputValueError, MalformedModel
+from gpuq.errors import InputValueError, MalformedModel, UnsupportedModel
 from gpuq.model.planner import plan_program
 from gpuq.model.tflite_reader import read
 from gpuq.model.tflite_writer import write
@@ -21,7 +21,7 @@ from tests.compare import assert_equal_bits
 
 from . import layers_each
 from .one_operator import TensorDef, default_signature, schema_tensor
-from .runtimes import PEERS
+from .runtimes import PEERS, PeerRefused
 
 CASES = layers_each(25)
 F = np.float32
@@ -54,11 +54,15 @@ def detector(inputs: list[TensorDef], rows: int, options: dict[str, Any]) -> byt
     return bytes(builder.Output())
 
 
-def random_case(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray], dict[str, Any]]:
-    """Boxes that overlap, scores that differ (the order of equal ones in a row is not defined)."""
+def random_case(rng: np.random.Generator, *, micro: bool = False) -> tuple[bytes, list[np.ndarray], dict[str, Any]]:
+    """Boxes that overlap, scores that differ (the order of equal ones in a row is not defined).
+
+    Args:
+        micro: as TFLite Micro takes them: float32, and one class of a box in fast suppression.
+    """
     boxes, classes = int(rng.integers(1, 60)), int(rng.integers(1, 6))
     columns = classes + int(rng.integers(2))
-    quantized = bool(rng.integers(2))
+    quantized = bool(rng.integers(2)) and not micro
     options = {
         "max_detections": int(rng.integers(1, 12)),
         "max_classes_per_detection": int(rng.integers(1, classes + 1)),
@@ -74,6 +78,8 @@ def random_case(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray], dict
     }
     if not options["use_regular_nms"]:
         del options["detections_per_class"], options["use_regular_nms"]
+        if micro:
+            options["max_classes_per_detection"] = 1
     shapes = ((1, boxes, 4), (1, boxes, columns), (boxes, 4))
     if quantized:
         codes = [rng.integers(0, 256, shape).astype(np.uint8) for shape in shapes]
@@ -107,11 +113,11 @@ def random_case(rng: np.random.Generator) -> tuple[bytes, list[np.ndarray], dict
     return detector(inputs, rows, options), values, options
 
 
-@pytest.mark.parametrize("profile", ["litert_ref", "litert_opt", "xnnpack"])
+@pytest.mark.parametrize("profile", ["litert_ref", "litert_opt", "xnnpack", "tflm"])
 def test_random_detectors(profile: str, seed: int) -> None:
     """Equal bits in all rows that the runtime writes."""
     for number in range(CASES):
-        content, values, options = random_case(np.random.default_rng([seed, number]))
+        content, values, options = random_case(np.random.default_rng([seed, number]), micro=profile == "tflm")
         want = PEERS[profile](content).run(values).outputs
         got = gpuq.load(content, device="cpu", numerics=profile)(*values)
         where = f"case {number}, {options}, seed {seed}"
@@ -155,15 +161,18 @@ def test_writing_keeps_the_options(seed: int) -> None:
         assert_equal_bits(one, other, f"seed {seed}")
 
 
+OPTIONS: dict[str, Any] = {
+    "max_detections": 3,
+    "max_classes_per_detection": 1,
+    "nms_score_threshold": 0.1,
+    "nms_iou_threshold": 0.5,
+    "num_classes": 2,
+    **dict.fromkeys(("y_scale", "x_scale", "h_scale", "w_scale"), 1.0),
+}
+
+
 def test_refusals() -> None:
-    options: dict[str, Any] = {
-        "max_detections": 3,
-        "max_classes_per_detection": 1,
-        "nms_score_threshold": 0.1,
-        "nms_iou_threshold": 0.5,
-        "num_classes": 2,
-        **dict.fromkeys(("y_scale", "x_scale", "h_scale", "w_scale"), 1.0),
-    }
+    options = OPTIONS
     anchors = np.ones((5, 4), F)
 
     def model(**changes: Any) -> bytes:
@@ -179,6 +188,28 @@ def test_refusals() -> None:
     ):
         with pytest.raises(MalformedModel, match=message):
             gpuq.load(model(**changes), device="cpu")
-    anchors[:, 2] = -1
-    with pytest.raises(InputValueError, match="a box ends before it begins"):
-        gpuq.load(model(), device="cpu")(np.zeros((1, 5, 4), F), np.zeros((1, 5, 2), F))
+    for label in (2, 3):
+        with pytest.raises(UnsupportedModel, match="misplaces a box's further classes"):
+            gpuq.load(model(max_classes_per_detection=label), device="cpu", numerics="tflm")
+    inputs = [TensorDef((1, 5, 4), F), TensorDef((1, 5, 2), np.uint8, 0.1, 3), TensorDef((5, 4), F, data=anchors)]
+    with pytest.raises(UnsupportedModel, match="TFLite Micro takes float32 alone"):
+        gpuq.load(detector(inputs, 3, options), device="cpu", numerics="tflm")
+
+
+@pytest.mark.parametrize(
+    ("profile", "height", "refused"), [("litert_ref", -1, True), ("litert_ref", 0, False), ("tflm", 0, True)]
+)
+def test_boxes_that_runtimes_refuse(profile: str, height: float, refused: bool) -> None:
+    anchors = np.ones((5, 4), F)
+    anchors[3, 2] = height
+    inputs = [TensorDef((1, 5, 4), F), TensorDef((1, 5, 2), F), TensorDef((5, 4), F, data=anchors)]
+    content = detector(inputs, 3, OPTIONS)
+    given = [np.zeros((1, 5, 4), F), np.zeros((1, 5, 2), F)]
+    model, peer = gpuq.load(content, device="cpu", numerics=profile), PEERS[profile](content)
+    if not refused:
+        assert_equal_bits(model(*given)[3], peer.run(given).outputs[3], "")
+        return
+    with pytest.raises(InputValueError, match="a box ends (before|where) it begins"):
+        model(*given)
+    with pytest.raises(PeerRefused):
+        peer.run(given)
