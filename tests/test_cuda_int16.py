@@ -10,7 +10,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 import gpuq
-from gpuq.cuda import binary, conv2d_int16, depthwise_conv2d_int16, softmax_int16
+from gpuq.cuda import binary, conv2d_int16, depthwise_conv2d_int16, fully_connected, softmax_int16
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.cuda.plans import layer_of
@@ -24,7 +24,9 @@ from gpuq.ops import add, comparison, conv2d, depthwise_conv2d, leaky_relu, soft
 from gpuq.ops.add import AddSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
+from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.leaky_relu import PreluSpec
+from gpuq.ops.registry import reference
 from gpuq.ops.softmax import SoftmaxSpec
 from gpuq.ops.spec import INT32, INT64
 from gpuq.ops.window import Window2d
@@ -306,23 +308,25 @@ def test_softmax_of_very_long_rows_is_refused() -> None:
         softmax_int16.pack(spec, Rule(Rounding.INTERPOLATED))
 
 
-def test_weights_with_a_zero_point_stay_int8_or_are_refused() -> None:
-    spec = Conv2dSpec(
-        in_h=1,
-        in_w=1,
-        in_c=2,
-        out_c=1,
-        window=Window2d(kernel_h=1, kernel_w=1),
+@pytest.mark.parametrize("zero_point", [5, 50, -128])
+def test_weights_with_a_zero_point(launcher: HostLauncher, zero_point: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # -100 - 5 stays int8, -100 - 50 does not; 127 + 128 is a sum of three.
+    weights = np.concatenate([[[-100, 20, 127]], rng.integers(-128, 128, (6, 3))]).astype(np.int8)
+    weights = weights if zero_point != 5 else np.clip(weights, -120, 127)
+    spec = FullyConnectedSpec(
+        in_c=3,
+        out_c=7,
         x_quant=Quant(1.0, dtype="int16"),
-        w_quant=Quant(2.0**-10),
+        w_quant=Quant(2.0**-10, zero_point),
         out_quant=Quant(1.0, dtype="int16"),
         bias_dtype=INT64,
     )
-    weights = np.array([[[[-100, 20]]]], np.int8)
-    packed = conv2d_int16.pack(spec, Rule(Rounding.V3), weights, None, w_zero_point=5)
-    assert packed.weights[0, 0, :2].tolist() == [-105, 15]
-    with pytest.raises(InputValueError, match="weights minus their zero point 50 leave int8"):
-        conv2d_int16.pack(spec, Rule(Rounding.V3), weights, None, w_zero_point=50)
+    layer = fully_connected.pack(spec, Rule(Rounding.V6), weights, None)
+    assert layer.conv2d.spec.window.taps == {5: 1, 50: 2, -128: 3}[zero_point]
+    x = random_codes(rng, (5, 3), np.int16)
+    want = reference(spec, Rule(Rounding.V6), x, weights, None)
+    run_layer(launcher, layer, [x], want, rng, f"seed {seed}")
 
 
 def test_choices_are_pure_and_launches_bounded() -> None:

@@ -194,7 +194,6 @@ def pack(
     rule: Rule,
     weights: npt.NDArray[Any],
     bias: npt.NDArray[Any] | None,
-    w_zero_point: int = 0,
     stores_sums: bool = False,
 ) -> Conv2dInt16Layer:
     """Packs a layer's constants.
@@ -202,15 +201,10 @@ def pack(
     Args:
         weights: OHWI codes.
         bias: (O,) of the spec's bias_dtype, or None.
-        w_zero_point: of the weights, where the spec cannot say it (FULLY_CONNECTED).
         stores_sums: the layer's output is its sums, int32.
     """
     check_weights(spec, weights, bias, spec.weights_shape, spec.out_c)
-    centred = weights.astype(np.int64).reshape(spec.out_c, -1) - w_zero_point
-    spec.require(
-        bool(np.all(np.abs(centred) <= 127) or w_zero_point == 0),
-        f"weights minus their zero point {w_zero_point} leave int8, which int16 layers have no CUDA kernel for",
-    )
+    centred = weights.astype(np.int64).reshape(spec.out_c, -1)
     epilogue = pack_epilogue(spec, rule, centred, bias)
     centred[epilogue.constant] = 0
     return Conv2dInt16Layer(spec, pack_weights(spec, centred), epilogue, stores_sums)

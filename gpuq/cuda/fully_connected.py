@@ -1,5 +1,8 @@
 """FULLY_CONNECTED on dp4a and dp2a: the convolution of one pixel by one tap.
 
+Weights of int16 layers that leave int8 when their zero point is taken off are a sum of several int8: as many taps, of
+pixels that are all the same one.
+
 A vector or a few of them go to the direct convolution, which reads each weight once and in order; more rows to the
 implicit GEMM, whose "pixels" they are. Both read cuda/conv2d.py's packed layout.
 """
@@ -7,7 +10,7 @@ implicit GEMM, whose "pixels" they are. Both read cuda/conv2d.py's packed layout
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from gpuq.cuda.epilogue import Fusion
 from gpuq.cuda.kernel import Launch
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
-from gpuq.numerics import Rule
+from gpuq.numerics import Int64Array, Rule
 from gpuq.ops.conv2d import Conv2dSpec, check_weights
 from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.spec import INT16
@@ -41,7 +44,7 @@ class FullyConnectedLayer:
 
     @property
     def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
-        return self.conv2d.x_shapes
+        return ((1, 1, self.spec.in_c), *self.conv2d.x_shapes[1:])
 
     @property
     def y_shape(self) -> tuple[int, int, int]:
@@ -54,7 +57,9 @@ class FullyConnectedLayer:
         return self.conv2d.workspace_bytes(runs, choice)
 
     def launches(self, choice: Any, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
-        return self.conv2d.launches(choice, inputs, output)
+        # Where the convolution has several rows, all of them are this one.
+        x, *residual = inputs
+        return self.conv2d.launches(choice, [replace(x, row_pitch=0), *residual], output)
 
 
 def pack(
@@ -76,19 +81,30 @@ def pack(
     if not w_quant.is_per_channel and w_quant.dtype == np.int8:
         # int8 weights with a zero point are FULLY_CONNECTED's alone.
         w_quant = Quant(w_quant.scalar_scale(), 0)
-    spec_of_one_pixel = Conv2dSpec(
-        in_h=1,
+    rows = [weights]
+    if spec.activation_dtype == INT16:
+        rows = int8_parts(weights.astype(np.int64) - w_zero_point)
+    as_conv2d = Conv2dSpec(
+        in_h=len(rows),
         in_w=1,
         in_c=spec.in_c,
         out_c=spec.out_c,
-        window=Window2d(kernel_h=1, kernel_w=1),
+        window=Window2d(kernel_h=len(rows), kernel_w=1),
         x_quant=spec.x_quant,
         w_quant=w_quant,
         out_quant=spec.out_quant,
         activation=spec.activation,
         bias_dtype=spec.bias_dtype,
     )
-    rows = weights.reshape(spec.out_c, 1, 1, spec.in_c)
+    codes = np.stack(rows, axis=1).reshape(as_conv2d.weights_shape)
     if spec.activation_dtype == INT16:
-        return FullyConnectedLayer(spec, conv2d_int16.pack(spec_of_one_pixel, rule, rows, bias, w_zero_point))
-    return FullyConnectedLayer(spec, conv2d.pack(spec_of_one_pixel, rule, rows, bias, fusion, w_zero_point))
+        return FullyConnectedLayer(spec, conv2d_int16.pack(as_conv2d, rule, codes, bias))
+    return FullyConnectedLayer(spec, conv2d.pack(as_conv2d, rule, codes, bias, fusion, w_zero_point))
+
+
+def int8_parts(values: Int64Array) -> list[npt.NDArray[np.int8]]:
+    """Arrays of int8 whose sum this is, as few as can be: weights minus their zero point may need three."""
+    parts = [np.clip(values, -128, 127)]
+    while (values != sum(parts)).any():
+        parts.append(np.clip(values - sum(parts), -128, 127))
+    return [part.astype(np.int8) for part in parts]
