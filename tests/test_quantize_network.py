@@ -178,6 +178,31 @@ def test_what_the_runtime_lacks_stays_float() -> None:
     assert_litert_agrees(result.graph, values, "mixed")
 
 
+def test_what_int16_takes_and_what_stays_out_of_it() -> None:
+    """PRELU has slopes of int8 beside int16; comparisons of int16 look at codes, whatever their scales."""
+    network = Network()
+    rng = np.random.default_rng(2)
+    x = network.tensor(TensorDef((1, 3, 4), F, name="x"))
+    slopes = network.tensor(TensorDef((4,), F, data=rng.uniform(-0.5, 0.9, 4).astype(F)))
+    a = network.operator("PRELU", [x, slopes], TensorDef((1, 3, 4), F, name="a"))
+    b = network.operator(
+        "BATCH_MATMUL", [a, x], TensorDef((1, 3, 3), F, name="b"), options("BatchMatMulOptionsT", adjY=True)
+    )
+    y = network.operator("GREATER", [b, network.tensor(TensorDef((1,), F, data=np.ones(1, F)))],
+                         TensorDef((1, 3, 3), bool, name="y"), options("GreaterOptionsT"))  # fmt: skip
+    content = network.build([x], [b, y])
+    values = rng.normal(size=(40, 3, 4)).astype(F)
+    result = quantize_with(Settings(mode="int16x8"), parse(content), [values])
+    assert result.left_float == ()
+    assert next(node for node in result.graph.nodes if node.spec.op == "GREATER").spec.activation_dtype == F
+    prelu, product = (node for node in result.graph.nodes if node.spec.op in ("PRELU", "BATCH_MATMUL"))
+    assert [str(result.graph.tensors[index].dtype) for index in prelu.inputs] == ["int16", "int8"]
+    assert [str(result.graph.tensors[index].dtype) for index in product.inputs] == ["int16", "int16"]
+    got, _ = gpuq.load(result.graph, device="cpu")(values)
+    want, _ = gpuq.load(content, device="cpu")(values)
+    assert np.abs(got - want).max() < 0.02 * np.abs(want).max()
+
+
 def test_fixed_scales_meet_others_by_conversion() -> None:
     """LOGISTIC has a scale of its own; a CONCATENATION with wider values is not squeezed into it."""
     network = Network()

@@ -316,6 +316,8 @@ def _refused(rewritten: Rewritten) -> list[int]:
         refused = []
         for node in graph.nodes:
             row = profiles.find_row(REFERENCE, node.spec)
-            if row is None or row.rule is None:
+            scheme = SCHEMES.get(node.spec.op)
+            unwanted = scheme is not None and not scheme.in_int16 and node.spec.activation_dtype == INT16
+            if row is None or row.rule is None or unwanted:
                 refused.append(rewritten.origins[node.index])
     return [origin for origin in refused if origin is not None]

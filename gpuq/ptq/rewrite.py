@@ -282,7 +282,9 @@ class _Rewriter:
             elif index < 0 or not is_float(raw[index]):
                 inputs.append(self._plain(index))
             else:
-                inputs.append(self._version(index, shared or self._scales.quant(index, dtype)))
+                narrow = dtype == INT16 and position == scheme.int8_beside_int16
+                quant = self._scales.quant(index, INT8 if narrow else dtype)
+                inputs.append(self._version(index, shared or quant))
         if weights is not None:
             x_quant = self._scales.quant(operator.inputs[data_input(operator)], dtype)
             self._set_constants(operator, weights, x_quant, inputs)

@@ -85,11 +85,16 @@ class Scheme:
         weights: of layers that have them.
         shares_scale: inputs and outputs have one scale and zero point.
         output: (scale, zero point) that the kernels demand of outputs, by dtype.
+        int8_beside_int16: the input whose codes are int8 where the others have int16.
+        in_int16: int16 is worth having. Comparisons then look at codes alone, whatever their scales, or at 8 fraction
+            bits; RSQRT is a straight line over the 128 codes next to 0.
     """
 
     weights: Weights | None = None
     shares_scale: bool = False
     output: Mapping[np.dtype[Any], Quant] = field(default_factory=dict)
+    int8_beside_int16: int | None = None
+    in_int16: bool = True
 
 
 def _fixed(int8: tuple[float, int], int16_scale: float | None) -> Scheme:
@@ -112,10 +117,10 @@ _SHARED = (
     *("MAXIMUM", "MINIMUM"),
 )
 _FREE = (
-    *("ADD", "SUB", "MUL", "SQUARED_DIFFERENCE", "BATCH_MATMUL", "MEAN", "SUM", "ARG_MAX", "PRELU", "LEAKY_RELU"),
-    *("RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "ELU", "HARD_SWISH", "ABS", "RSQRT", "SQRT"),
-    *("EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL"),
+    *("ADD", "SUB", "MUL", "SQUARED_DIFFERENCE", "BATCH_MATMUL", "MEAN", "SUM", "ARG_MAX", "LEAKY_RELU"),
+    *("RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "ELU", "HARD_SWISH", "ABS", "SQRT"),
 )
+_NOT_IN_INT16 = ("RSQRT", "EQUAL", "NOT_EQUAL", "GREATER", "GREATER_EQUAL", "LESS", "LESS_EQUAL")
 
 SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     {
@@ -128,7 +133,9 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
         "TANH": _fixed((1 / 128, 0), 1 / 32768),
         "L2_NORMALIZATION": _fixed((1 / 128, 0), None),
         **dict.fromkeys(_SHARED, Scheme(shares_scale=True)),
+        "PRELU": Scheme(int8_beside_int16=1),
         **dict.fromkeys(_FREE, Scheme()),
+        **dict.fromkeys(_NOT_IN_INT16, Scheme(in_int16=False)),
     }
 )
 """Operators that can be quantized; all others stay as they are, with conversions around them."""
