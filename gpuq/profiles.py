@@ -367,8 +367,7 @@ _CODE_MEANS = "AVERAGE_POOL_2D MAX_POOL_2D"
 _COMPARISONS = "EQUAL NOT_EQUAL GREATER GREATER_EQUAL LESS LESS_EQUAL"
 _CHOICES = "MAXIMUM MINIMUM REDUCE_MAX REDUCE_MIN SELECT SELECT_V2"
 
-_VARIABLES = ("int8", "uint8", "int32", "int64", "float32", "bool")
-_ANY = (*_VARIABLES, "int16")
+_ANY = ("int8", "uint8", "int16", "int32", "int64", "float32", "bool")
 _LITERT_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "TRANSPOSE STRIDED_SLICE SLICE GATHER GATHER_ND REVERSE_V2 TILE BROADCAST_TO PADV2 MIRROR_PAD": _ANY,
@@ -381,7 +380,7 @@ _LITERT_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 # What only compares, chooses, converts or moves elements: alike in all of LiteRT's resolvers.
 _LITERT_ELEMENTS = (
     _refuse("READ_VARIABLE", _unassigned, "before anything has assigned the variable"),
-    _row("READ_VARIABLE ASSIGN_VARIABLE", _of_kinds(*_VARIABLES), Rounding.EXACT),
+    _row("READ_VARIABLE ASSIGN_VARIABLE", _of_kinds(*_ANY), Rounding.EXACT),
     _row(_COMPARISONS, _on_codes, Rounding.V1),
     _refuse(
         "EQUAL NOT_EQUAL",
@@ -405,7 +404,7 @@ _LITERT_ELEMENTS = (
 _TFLM_VARIABLES = (
     _row("READ_VARIABLE ASSIGN_VARIABLE", _on_int8, Rounding.EXACT),
     _refuse("READ_VARIABLE", _unassigned, "before anything has assigned the variable"),
-    _row("READ_VARIABLE ASSIGN_VARIABLE", _of_kinds("int32", "float32"), Rounding.EXACT),
+    _row("READ_VARIABLE ASSIGN_VARIABLE", _of_kinds("int16", "int32", "float32"), Rounding.EXACT),
 )
 _TFLM_MOVEMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -547,7 +546,7 @@ _LITERT_OPT = (
     _row("QUANTIZE", _always, Rounding.V1U_BLOCK16),
     _row("DEQUANTIZE", _always, Rounding.AFFINE_F32_BLOCK8),
     _row("SOFTMAX", _always, Rounding.TABLE_F32),
-    _refuse("RESIZE_BILINEAR", _all(_on_uint8, _eightfold_channels), "its eightfold enlargement of uint8 is not read"),
+    _row("RESIZE_BILINEAR", _all(_on_uint8, _eightfold_channels), Rounding.Q11),
     _row("RESIZE_BILINEAR", _on_uint8, Rounding.AFFINE_F32_PIXEL),
     _row("RESIZE_BILINEAR", _on_int8, Rounding.EXACT),
     _row("CONCATENATION", _on_uint8, Rounding.AFFINE_F32),

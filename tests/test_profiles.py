@@ -158,7 +158,7 @@ RULES: list[tuple[str, Any, Rule | None]] = [
     ("litert_opt", codes_to(INT8, None), Rule(Rounding.RECIPROCAL_F32_BLOCK8)),
     ("litert_opt", codes_to(UINT8), Rule(Rounding.V1U_BLOCK16)),
     ("litert_opt", resize("uint8"), Rule(Rounding.AFFINE_F32_PIXEL)),
-    ("litert_opt", resize("uint8", 8), None),
+    ("litert_opt", resize("uint8", 8), Rule(Rounding.Q11)),
     ("litert_opt", resize("uint8", 8, channels=7), Rule(Rounding.AFFINE_F32_PIXEL)),
     ("litert_opt", resize("int8", 8), Rule(Rounding.EXACT)),
     ("xnnpack", conv(), V4),

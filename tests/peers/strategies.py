@@ -943,23 +943,25 @@ def integer_resize_stays_inside(size: int, out: int, align_corners: bool, half_p
 
 
 @st.composite
-def resize(draw: DrawFn, op: str, dtypes: Sequence[str] = BOTH) -> Case:
+def resize(draw: DrawFn, op: str, dtypes: Sequence[str] = BOTH, eightfold: bool = False) -> Case:
+    """eightfold: what LiteRT's optimized kernels have one of their own for."""
     source = Source(draw, op)
     dtype = source.pick("dtype", dtypes)
     corners = [(False, False), (True, False), (False, True)]
     if op == "RESIZE_NEAREST_NEIGHBOR":
         corners.append((True, True))
-    align_corners, half_pixel = source.pick("align_corners_half_pixel", corners)
+    align_corners, half_pixel = (False, True) if eightfold else source.pick("align_corners_half_pixel", corners)
     sizes, outs = [], []
     for axis in ("h", "w"):
-        size, out = source.integer(axis, 1, 13), source.integer(f"out_{axis}", 1, 30)
+        size = source.integer(axis, 1, 13)
+        out = 8 * size if eightfold else source.integer(f"out_{axis}", 1, 30)
         if op == "RESIZE_BILINEAR" and dtype != "uint8":
             # XNNPACK does not need this; what it draws less is not missed.
             while not integer_resize_stays_inside(size, out, align_corners, half_pixel):
                 out -= 1
         sizes.append(size)
         outs.append(out)
-    channels = source.integer("channels", 1, 9)
+    channels = 8 * source.integer("blocks", 1, 3) if eightfold else source.integer("channels", 1, 9)
     scale = source.note("scale", source.log2(-10, 2))
     zero_point = source.zero_point("zero_point", dtype)
     sample = (source.first, *sizes, channels)

@@ -54,6 +54,7 @@ LITERT: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
     "CONCATENATION": (ops.concatenation, 150),
     "PAD": (ops.pad, 60),
     "RESIZE_BILINEAR": (partial(ops.resize, "RESIZE_BILINEAR"), 100),
+    "RESIZE_BILINEAR_eightfold": (partial(ops.resize, "RESIZE_BILINEAR", ["uint8"], eightfold=True), 20),
     "RESIZE_NEAREST_NEIGHBOR": (partial(ops.resize, "RESIZE_NEAREST_NEIGHBOR"), 80),
     "ARG_MAX": (ops.arg_max, 50),
     "RESHAPE": (ops.reshape, 50),

@@ -43,10 +43,10 @@ def test_variables_that_nothing_has_assigned(seed: int) -> None:
             gpuq.load(content, device="cpu", numerics=numerics)
 
 
-MICRO = ("int8", "int32", "float32")
+MICRO = ("int8", "int16", "int32", "float32")
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "int64", "float32", "bool"])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64", "float32", "bool"])
 def test_variables_of_every_type(dtype: str, seed: int) -> None:
     """The input comes out of a variable one invoke later, whatever its bits."""
     rng = np.random.default_rng(seed)
