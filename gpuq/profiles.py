@@ -320,6 +320,10 @@ def _int2_weights(spec: Any) -> bool:
     return _weight_bits(spec) == 2
 
 
+def _packed_weights(spec: Any) -> bool:
+    return _weight_bits(spec) < 8
+
+
 def _packed_with_zero_point(spec: Any) -> bool:
     return bool(_weight_bits(spec) < 8 and spec.w_quant.zero_points.any())
 
@@ -446,6 +450,11 @@ _TFLM_REFUSED_LSTM = (
 _LITERT_ARITHMETIC = (
     _refuse("QUANTIZE", _int16_to_uint8, "LiteRT does not requantize int16 codes to uint8"),
     _refuse("FULLY_CONNECTED", _packed_with_zero_point, "LiteRT takes no zero point with int4 and int2 weights"),
+    _refuse(
+        "DEPTHWISE_CONV_2D",
+        _all(_on_int16, _packed_weights),
+        "LiteRT takes int4 weights beside int16 for bytes, and reads beyond their end",
+    ),
     _refuse("TRANSPOSE_CONV", _no_convolution_back, "a convolution of the output image does not give the input's size"),
     _row("RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1", _always, Rounding.V1, Product.ALL_F32),
     _row("DIV", _of_kinds("int8", "uint8", "int16"), Rounding.V1, Product.ALL_F32),
@@ -457,7 +466,14 @@ _LITERT_ARITHMETIC = (
     _row("SQRT", _always, Rounding.TABLE_F32),
 )
 
-_NO_INT2 = _refuse("FULLY_CONNECTED", _int2_weights, "TFLite Micro has no int2 weights")
+_MICRO_WEIGHTS = (
+    _refuse("FULLY_CONNECTED", _int2_weights, "TFLite Micro has no int2 weights"),
+    _refuse(
+        "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED",
+        _all(_on_int16, _packed_weights),
+        "TFLite Micro has no int4 weights beside int16",
+    ),
+)
 
 _MICRO_MATRICES = _refuse(
     "BATCH_MATMUL", _all(_on_int16, _second_of_int8), "TFLite Micro has no int16 matrix times int8 matrix"
@@ -639,7 +655,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             "tflm",
             "TFLite Micro's portable kernels (measured on the tflite-micro wheel of 2026-10-23)",
             (
-                _NO_INT2,
+                *_MICRO_WEIGHTS,
                 _row(
                     "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED TRANSPOSE_CONV",
                     _all(_on_int16, _int64_sums),
@@ -687,7 +703,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             "TFLite Micro's portable kernels built with TFLITE_SINGLE_ROUNDING, and CMSIS-NN's with "
             "CMSIS_NN_USE_SINGLE_ROUNDING (read, not measured)",
             (
-                _NO_INT2,
+                *_MICRO_WEIGHTS,
                 _row(
                     "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED TRANSPOSE_CONV",
                     _all(_on_int16, _int64_sums),

@@ -322,6 +322,22 @@ def test_concatenation_copies() -> None:
     assert_equal_bits(launched(spec, Rule(Rounding.EXACT), [None, None], x, x), want, "copies")
 
 
+def test_packed_weights() -> None:
+    """int4 beside int16: LiteRT's CONV_2D alone unpacks them; its DEPTHWISE_CONV_2D reads them as bytes."""
+    dense = conv(weight_bits=4)
+    window = Window2d(kernel_h=1, kernel_w=1)
+    quants: dict[str, Any] = dict(x_quant=int16(1), w_quant=Quant(1), out_quant=int16(1), bias_dtype=INT64)
+    depthwise = DepthwiseConv2dSpec(in_h=1, in_w=1, in_c=1, window=window, weight_bits=4, **quants)
+    for name in ("litert_ref", "litert_opt", "xnnpack"):
+        assert profiles.resolve(name, dense) == V3
+        with pytest.raises(UnsupportedModel, match="beyond their end"):
+            profiles.resolve(name, depthwise)
+    for name in ("tflm", "single"):
+        for spec in (dense, depthwise):
+            with pytest.raises(UnsupportedModel, match="no int4 weights beside int16"):
+                profiles.resolve(name, spec)
+
+
 def test_specs_refuse() -> None:
     with pytest.raises(InputValueError, match="x_quant of int16 must have zero point 0, got 3"):
         conv(x_quant=Quant(0.1, 3, dtype="int16"))
