@@ -2,9 +2,7 @@
 // gpuq/ops/unidirectional_sequence_lstm.py; lstm_inputs_dp4a.cu has made what the gates see of the input.
 //
 //   z[g, u] = sat16( part[g, u] + requantize(offsets[g, u] + sum_k h[k] * r[g, u, k]) )
-//
 //   c[u] = sat16( f * c[u] + i * g ), clipped
-//
 //   m[u] = clamp( requantize(o * tanh(c[u])) + zero point ); h is m, or its projection
 //
 // A pair is a gate g and a cell u. i, f and o are sigmoids of z, g is tanh, by tables. Gates lie in the order
@@ -19,10 +17,8 @@
 #include "fixed_point.cuh"
 
 // ITEMS      of a group
-// WIDE       0: a group has one block, states are in dynamic shared memory; 1: it has several, states in
-// scratch MICRO      0: LiteRT's steps; 1: TFLite Micro's, which has neither peepholes nor projections nor
-// layer
-//            normalization
+// WIDE       0: a group has one block, its states in dynamic shared memory; 1: several, states in scratch
+// MICRO      0: LiteRT's steps; 1: TFLite Micro's, without peepholes, projections and layer normalization
 // THREADS    of a block, whole warps
 // and those of epilogue.cuh: x and y are int8, RULE is RULE_V1 or, if MICRO, RULE_V2
 
