@@ -109,7 +109,7 @@ class LstmLayer(SeveralOutputs):
     Attributes:
         rule: the macro of kernels_cuda/requantize.cuh.
         micro: TFLite Micro's steps.
-        numbers: the integers that end the steps kernel's arguments, from cell_bound on.
+        numbers: of the steps kernel's arguments those from cell_bound to state_zero_point.
         constants: as the kernels' heads have them; peepholes, layer normalization and projection only where they are.
     """
 
