@@ -189,7 +189,7 @@ def test_sessions(launcher: HostLauncher, profile: str, variant: Variant, seed: 
 
 def test_sessions_of_a_large_layer(launcher: HostLauncher, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    content = lstm_layer(rng, Variant(projection=True), Sizes(1, 2, 7, 900, 300))
+    content = lstm_layer(rng, Variant(projection=True), Sizes(1, 2, 7, 1200, 400))
     program = check_sessions(launcher, "litert_ref", content, rng, f"seed {seed}", runs=1)
     assert program.steps[0].kernel(1) == WIDE.name
 
