@@ -263,9 +263,15 @@ def test_prelu(launcher: HostLauncher, rounding: Rounding, alpha_shape: tuple[in
     layer = layer_of(spec, rule, [None, alpha])
     names = run_layer(launcher, layer, [x], want, rng, f"{spec}, seed {seed}", align=8)
     assert all(name.startswith("prelu_codes") for name in names)
-    for constants in ([None, None], [x[0], alpha]):
-        with pytest.raises(InputValueError, match="no CUDA kernel"):
-            layer_of(spec, rule, constants)
+    # Slopes that are computed, one tensor of them or one for each run, with an input that is computed, too, or constant.
+    own = random_codes(rng, (2, *alpha_shape), np.int8)
+    for slopes in (own, own[:1]):
+        want = leaky_relu.prelu_reference(spec, rule, x, slopes)
+        layer = layer_of(spec, rule, [None, None])
+        run_layer(launcher, layer, [x, slopes], want, rng, f"{spec}, seed {seed}", align=8, gaps=False)
+    want = leaky_relu.prelu_reference(spec, rule, x[:1], own)
+    layer = layer_of(spec, rule, [x[0], None])
+    run_layer(launcher, layer, [own], want, rng, f"{spec}, seed {seed}", align=8, gaps=False)
 
 
 @pytest.mark.parametrize("scales", [(0.001, 0.0013), (0.3, 0.3)])

@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.cuda.codes import type_name
+from gpuq.cuda.elementwise import MapLayer
 from gpuq.cuda.epilogue import epilogue_defines, pack_factors
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s, renamed
-from gpuq.cuda.layer import Contiguous, OnlyChoice, OnlyWayLayer
+from gpuq.cuda.layer import Contiguous, OnlyChoice, OnlyWayLayer, slot_name
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, broadcast_strides, folded, image_shape, run_strides
 from gpuq.numerics import Bounds, Int64Array, Rounding, Rule
@@ -29,11 +30,13 @@ from gpuq.ops.div import DivSpec, check_divisor, quotients
 from gpuq.ops.leaky_relu import ONE, PreluSpec
 from gpuq.ops.maximum_minimum import MaximumSpec, MinimumSpec
 from gpuq.ops.mul import MulSpec
+from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.spec import INT8, INT16, UINT8, Shape, Spec
 from gpuq.ops.squared_difference import SquaredDifferenceSpec, scaled_inputs
 from gpuq.ops.squared_difference import factors as squared_factors
 from gpuq.ops.sub import SubSpec
 from gpuq.ops.tables import all_codes, binary_table
+from gpuq.quant import Quant
 
 THREADS = 256
 OUTER_DIMENSIONS = 6
@@ -291,6 +294,52 @@ class BlockwiseLayer(Contiguous, OnlyWayLayer):
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class WidenedPreluLayer(Contiguous, OnlyWayLayer):
+    """A PRELU of int16 by slopes that are computed: in scratch they become int16, their zero point taken off.
+
+    Attributes:
+        prelu: of such slopes.
+        widened: the slopes.
+    """
+
+    spec: PreluSpec
+    prelu: BinaryLayer
+    widened: MapLayer
+
+    @property
+    def constants(self) -> Mapping[str, npt.NDArray[Any]]:
+        return {"widened": self.widened.table, **self.prelu.constants}
+
+    @property
+    def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        return self.prelu.x_shapes
+
+    @property
+    def y_shape(self) -> tuple[int, int, int]:
+        return self.prelu.y_shape
+
+    @property
+    def name(self) -> str:
+        return self.prelu.name
+
+    def workspace_bytes(self, runs: int, choice: OnlyChoice) -> int:
+        return 2 * runs * math.prod(self.spec.b_shape)
+
+    def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
+        *given, slopes = inputs
+        wide = ImageLayout.contiguous(slopes.images, *image_shape(self.spec.b_shape), itemsize=2)
+        own = slot_name("x", len(given))
+        there = {"x": Slot(own), "y": Slot("workspace"), "table": Slot("widened")}
+        return [
+            *(renamed(launch, there) for launch in self.widened.launches(choice, [slopes], wide)),
+            *(
+                renamed(launch, {own: Slot("workspace")})
+                for launch in self.prelu.launches(choice, [*given, wide], output)
+            ),
+        ]
+
+
 def affine(values: npt.NDArray[np.int32], dtype: np.dtype[Any]) -> tuple[int, int] | None:
     """(scale, offset) if each value is scale * code + offset, modulo 2^32; None if a table must say it."""
     codes = all_codes(dtype).astype(np.int64)
@@ -371,14 +420,14 @@ def pack_sum_or_product(
     )
 
 
-def pack_prelu_int16(spec: PreluSpec, rule: Rule, alpha: npt.NDArray[Any] | None) -> BinaryLayer:
+def pack_prelu_int16(
+    spec: PreluSpec, rule: Rule, x: npt.NDArray[Any] | None, alpha: npt.NDArray[Any] | None
+) -> BinaryLayer | WidenedPreluLayer:
     """Packs a PRELU of int16, whose slopes are int8.
 
     Args:
-        alpha: the slopes; None where they are computed, which there is no kernel for.
+        x, alpha: codes of an operand that is constant; None of an activation.
     """
-    if alpha is None:
-        raise spec.fail("slopes of int16 that are computed at run time have no CUDA kernel")
     scales = spec.a_quant.scalar_scale(), spec.out_quant.scalar_scale()
     reals = [
         numerics.real_multipliers(scales[0], slope_scale, scales[1], rule.product)
@@ -386,14 +435,24 @@ def pack_prelu_int16(spec: PreluSpec, rule: Rule, alpha: npt.NDArray[Any] | None
     ]
     multipliers = numerics.quantize_multipliers(np.concatenate(reals))
     codes = all_codes(INT16).astype(np.int64)
-    return BinaryLayer(
+    zero_point = np.int16(spec.b_quant.scalar_zero_point())
+    layer = BinaryLayer(
         spec,
         (_int32(codes), _int32(codes)),
         np.stack(multipliers, axis=1).astype(np.int32),
         {Rounding.V1: "RULE_V1", Rounding.V2: "RULE_V2"}[rule.rounding],
         rule.bounds,
-        (None, alpha.astype(np.int16) - np.int16(spec.b_quant.scalar_zero_point())),
+        (
+            None if x is None else np.ascontiguousarray(x),
+            None if alpha is None else np.ascontiguousarray(alpha.astype(np.int16) - zero_point),
+        ),
     )
+    if alpha is not None:
+        return layer
+    slopes = QuantizeSpec(
+        shape=spec.b_shape, x_quant=spec.b_quant, out_quant=Quant(spec.b_quant.scalar_scale(), dtype="int16")
+    )
+    return WidenedPreluLayer(spec, layer, MapLayer(slopes, all_codes(INT8).astype(np.int16) - zero_point))
 
 
 def pack_squared_difference_int16(

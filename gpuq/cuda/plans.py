@@ -201,8 +201,7 @@ def layer_of(
     if isinstance(spec, DivSpec):
         return binary.pack_div(spec, rule, *constants)
     if isinstance(spec, PreluSpec) and spec.activation_dtype == INT16:
-        spec.require(constants[0] is None, "there is no CUDA kernel for a constant input")
-        return binary.pack_prelu_int16(spec, rule, constants[1])
+        return binary.pack_prelu_int16(spec, rule, *constants)
     if isinstance(spec, SquaredDifferenceSpec) and spec.activation_dtype == INT16:
         return binary.pack_squared_difference_int16(spec, rule, *constants)
     if binary.is_pair(spec):
