@@ -127,6 +127,30 @@ def test_int64_bias_beyond_float64_and_int32() -> None:
         assert_equal_bits(launched(spec, V3, [None, w, bias], x), want, f"bias within {magnitude}")
 
 
+def test_sums_just_below_a_tie() -> None:
+    """acc * m ends in 2^(r-1) - 1 of 2^r: the last of up to 60 bits decides, which float64 does not hold."""
+    rng = np.random.default_rng(25)
+    x, w = np.zeros((1, 1), np.int16), np.ones((1, 1), np.int8)
+    fast = 0
+    for exponent in rng.uniform(1, 31, 60):
+        out = np.float32(2.0**exponent)
+        multiplier, shift = numerics.quantize_multiplier(1 / float(out))
+        reduced, right = (multiplier + (1 << 15)) >> 16, 15 - shift
+        if reduced % 2 == 0:
+            continue
+        acc = pow(reduced, -1, 1 << right) * ((1 << (right - 1)) - 1) % (1 << right)
+        spec = FullyConnectedSpec(
+            in_c=1, out_c=1, x_quant=int16(1), w_quant=Quant(1), out_quant=int16(float(out)), bias_dtype=INT64
+        )
+        for bias in (acc, acc + 1, acc - (1 << right)):
+            want = exact.clamp((bias * reduced + (1 << (right - 1))) >> right, -32768, 32767)
+            plan = cpu.pack(spec, V3, [None, w, np.array([bias])])
+            fast += plan._epilogue.is_fast
+            got = launched(spec, V3, [None, w, np.array([bias])], x)
+            assert got.item() == reference(spec, V3, x, w, np.array([bias])).item() == want, (out, bias)
+    assert fast > 10
+
+
 def test_sums_are_not_int32() -> None:
     """2,000 taps of one sign reach 2^33: int64 sums keep them, int32 sums wrap."""
     spec = FullyConnectedSpec(

@@ -179,7 +179,7 @@ def rescaling(
     mode = source.pick("ratio", ["typical", "dyadic", "dyadic", "same", "left", "tiny", "any"])
     centred = values.astype(np.float64) - zero_point
     spread = max(float(centred.std()), 1.0)
-    about = math.log2(source.rng.uniform(20, 80) / spread)
+    about = math.log2(source.rng.uniform(20, 80) * (256 if out_dtype == "int16" else 1) / spread)
     in_scale = source.log2(-12, 4)
     if mode == "typical":
         out_scale = np.float32(in_scale / 2.0**about)
