@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from gpuq.cpu import sum_int16
+from gpuq.cpu import binary_int16
 from gpuq.cpu.batch_matmul import BatchMatmulPlan
+from gpuq.cpu.binary_int16 import Int16BinaryPlan
 from gpuq.cpu.conv2d import Conv2dPlan, FullyConnectedPlan
 from gpuq.cpu.depthwise_conv2d import DepthwiseConv2dPlan
 from gpuq.cpu.float32 import BlockedPlan
@@ -16,14 +17,12 @@ from gpuq.cpu.hybrid import HybridPlan
 from gpuq.cpu.l2_normalization import L2NormalizationPlan
 from gpuq.cpu.reference import ReferencePlan
 from gpuq.cpu.resize_bilinear import ResizeBilinearPlan
-from gpuq.cpu.sum_int16 import Int16SumPlan
 from gpuq.cpu.table import BinaryTablePlan, UnaryTablePlan
 from gpuq.cpu.transpose_conv import TransposeConvPlan
 from gpuq.cpu.unidirectional_sequence_lstm import LstmPlan
 from gpuq.numerics import Rule
-from gpuq.ops.add import AddSpec
 from gpuq.ops.batch_matmul import BatchMatmulSpec
-from gpuq.ops.broadcast import BinaryCodesSpec
+from gpuq.ops.broadcast import BinaryCodesSpec, BinarySpec
 from gpuq.ops.comparison import ComparisonSpec
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec, one_channel_as_conv2d
@@ -35,7 +34,6 @@ from gpuq.ops.l2_normalization import L2NormalizationSpec
 from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.resize_bilinear import ResizeBilinearSpec
 from gpuq.ops.spec import FLOAT32, INT16, Spec
-from gpuq.ops.sub import SubSpec
 from gpuq.ops.transpose_conv import TransposeConvSpec
 from gpuq.ops.unary import UnarySpec
 from gpuq.ops.unidirectional_sequence_lstm import UnidirectionalSequenceLstmSpec
@@ -63,8 +61,8 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
             # One input channel: every output channel sees the same image, which is a dense convolution.
             return Conv2dPlan(one_channel_as_conv2d(spec), rule, weights.transpose(3, 1, 2, 0), bias)
         return DepthwiseConv2dPlan(spec, rule, weights, bias)
-    if isinstance(spec, AddSpec | SubSpec) and spec.activation_dtype == INT16 and sum_int16.fits(spec, rule):
-        return Int16SumPlan(spec, rule, *constants)
+    if isinstance(spec, BinarySpec) and spec.activation_dtype == INT16 and binary_int16.fits(spec, rule):
+        return Int16BinaryPlan(spec, rule, *constants)
     if isinstance(spec, DivSpec):
         return ReferencePlan(spec, rule, constants)  # it looks for divisors of 0
     if spec.activation_dtype != INT16 and (

@@ -1,4 +1,4 @@
-"""ADD and SUB of int16: each input's scaled value is looked up, their sum is requantized block by block."""
+"""ADD, SUB and MUL of int16: each input's value is looked up, their sum or product is requantized block by block."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops.add import of_sums, scaled_input, sum_factors
 from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.mul import MulSpec
 
 # Sums that are requantized at once: few enough that the passes of numerics.requantize stay in the cache.
 BLOCK = 1 << 13
@@ -23,20 +24,27 @@ def fits(spec: BinarySpec, rule: Rule) -> bool:
     return rule.rounding is not Rounding.V1_EARLY_SHIFT_BLOCK16 or math.prod(spec.output_shape) % 16 == 0
 
 
-class Int16SumPlan:
-    """y = clamp(requant(table_a[a] +- table_b[b])), with broadcasting and constant operands."""
+class Int16BinaryPlan:
+    """y = clamp(requant(table_a[a] +- table_b[b])) or clamp(requant(a * b)); operands broadcast or are constant."""
 
     def __init__(self, spec: BinarySpec, rule: Rule, a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> None:
         self.spec = spec
-        self.name = f"{spec.op.lower()}_int16_tables"
+        self.name = f"{spec.op.lower()}_int16"
         self._constants = (a, b)
-        a_factor, b_factor, out_factor = sum_factors(spec, rule.rounding)
-        sign = -1 if spec.op == "SUB" else 1
-        self._tables = (_table(spec, rule, a_factor), sign * _table(spec, rule, b_factor))
-        self._rounding = of_sums(rule.rounding)
+        # Of products nothing is looked up: the codes are their own values.
+        self._tables: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]] | None = None
+        self._rounding, out_factor = rule.rounding, 0.0
+        if isinstance(spec, MulSpec):
+            scales = spec.a_quant.scalar_scale(), spec.b_quant.scales, spec.out_quant.scalar_scale()
+            out_factor = float(numerics.real_multipliers(*scales, rule.product)[0])
+        else:
+            a_factor, b_factor, out_factor = sum_factors(spec, rule.rounding)
+            sign = -1 if spec.op == "SUB" else 1
+            self._tables = (_table(spec, rule, a_factor), sign * _table(spec, rule, b_factor))
+            self._rounding = of_sums(rule.rounding)
         self._factor = np.array(out_factor)
         self._range = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
-        self.constant_bytes = sum(table.nbytes for table in self._tables)
+        self.constant_bytes = sum(table.nbytes for table in self._tables or ())
 
     def workspace_bytes(self, runs: int) -> int:
         return 0
@@ -50,17 +58,21 @@ class Int16SumPlan:
     ) -> None:
         activations = iter(inputs)
         a, b = (next(activations) if constant is None else constant for constant in self._constants)
-        a, b = self.spec.aligned(a.view(np.uint16), b.view(np.uint16))
+        a, b = self.spec.aligned(a, b)
         runs = outputs[0].shape[0]
         out = outputs[0].reshape(runs, -1)
         for run in range(runs):
-            left = self._tables[0][a[run if a.shape[0] > 1 else 0]]
-            right = self._tables[1][b[run if b.shape[0] > 1 else 0]]
-            total = (left + right).reshape(-1)
+            total = self._combined(a[run if a.shape[0] > 1 else 0], b[run if b.shape[0] > 1 else 0]).reshape(-1)
             for first in range(0, total.size, BLOCK):
                 block = slice(first, first + BLOCK)
                 codes = numerics.requantize(total[block].astype(np.int64), self._rounding, self._factor)
                 np.clip(codes, *self._range, out=out[run, block], casting="unsafe")
+
+    def _combined(self, a: npt.NDArray[np.int16], b: npt.NDArray[np.int16]) -> npt.NDArray[np.int32]:
+        """Sums, or products of at most 2^30, of one run."""
+        if self._tables is None:
+            return np.multiply(a, b, dtype=np.int32)
+        return np.asarray(self._tables[0][a.view(np.uint16)] + self._tables[1][b.view(np.uint16)])
 
 
 def _table(spec: BinarySpec, rule: Rule, factor: float) -> npt.NDArray[np.int32]:
