@@ -233,8 +233,13 @@ def report_all(kernels: Iterable[Kernel], archs: Iterable[int | str], sources: P
         return list(pool.map(lambda case: report(case[0], case[1], sources), cases))
 
 
-def report(kernel: Kernel, arch: int | str, sources: Path | None = None) -> Report:
-    """Compiles a kernel with gpuq's own options, not from the cache, and looks at the result."""
+def report(kernel: Kernel, arch: int | str, sources: Path | None = None, *, with_code: bool = True) -> Report:
+    """Compiles a kernel with gpuq's own options, not from the cache, and looks at the result.
+
+    Args:
+        with_code: read the machine code, too, which takes five times as long; else the report has no instructions, and
+            says what the compiler and the ELF say: registers, memory, spills, warnings.
+    """
     program = program_of(kernel, arch, sources)
     start = time.perf_counter()
     # Only the log differs: ptxas tells spills apart from arrays in local memory, which the cubin does not.
@@ -245,7 +250,7 @@ def report(kernel: Kernel, arch: int | str, sources: Path | None = None) -> Repo
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         usage = resource_usage(path, kernel.entry)
-        code = disassemble(path, kernel.entry)
+        code = disassemble(path, kernel.entry) if with_code else []
     log = log.replace("\0", "")  # ptxas' part ends in one
     spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
     if not spills:
@@ -254,7 +259,7 @@ def report(kernel: Kernel, arch: int | str, sources: Path | None = None) -> Repo
     shared = usage["SHARED"]
     if int(re.sub(r"\D", "", str(arch))) >= 90 and shared:
         shared -= RESERVED_SHARED_BYTES
-    flow = Flow(code)
+    flow = Flow(code) if with_code else None
     found = Report(
         kernel=kernel.name,
         arch=str(arch),
@@ -267,8 +272,8 @@ def report(kernel: Kernel, arch: int | str, sources: Path | None = None) -> Repo
         fma=fma,
         unnamed_fma={name: count if count and not is_named(name, program) else 0 for name, count in fma.items()},
         instructions=len(code),
-        loop=flow.main_loop(),
-        outputs=flow.outputs(),
+        loop=flow.main_loop() if flow else None,
+        outputs=flow.outputs() if flow else None,
         indirect_branches=sum(each.mnemonic in ("BRX", "JMX") for each in code),
         milliseconds=milliseconds,
         warnings="\n".join(line for line in log.splitlines() if line.strip() and not line.startswith("ptxas")),
@@ -291,7 +296,7 @@ def problems(kernel: Kernel, found: Report) -> Iterator[str]:
         yield f"{found.registers} registers: {x * y * z} threads leave {limit}"
     if found.indirect_branches:
         yield f"{found.indirect_branches} indirect branches: the main loop may be another"
-    for word, opcode in UNIT.items():
+    for word, opcode in UNIT.items() if found.instructions else ():
         if word in kernel.name.split("_") and not (found.loop and any(map(opcode.match, found.loop.opcodes))):
             yield f"{word} in its name, no {opcode.pattern} in its main loop"
     if found.warnings:

@@ -525,12 +525,21 @@ def test_tools_take_what_is_compiled(sources: Path, tmp_path: Path) -> None:
 
 
 GATE = [(each, arch) for each in tables() for arch in ARCHS if arch >= each.min_arch]
+READ = ARCHS if EVERYTHING else (75, 90, 120)
+"""Architectures whose machine code is read for every kernel; of the others, what the compiler says of it."""
 
 
 @pytest.mark.parametrize(("row", "arch"), GATE, ids=[f"{each.name}-sm_{arch}" for each, arch in GATE])
 def test_every_kernel_of_gpuq(row: Kernel, arch: int) -> None:
     require_tools()
-    assert report(row, arch).problems == ()
+    assert report(row, arch, with_code=arch in READ).problems == ()
+
+
+def test_without_its_code_a_kernel_may_still_spill(sources: Path) -> None:
+    found = report(kernel("spill", threads=1024), 80, sources, with_code=False)
+    assert found.instructions == 0
+    assert [problem.split(":")[0] for problem in found.problems] == ["spills"]
+    assert report(kernel("dot", name="dot_dp4a"), 80, sources, with_code=False).problems == ()
 
 
 # ---- what the convolutions' speed rests on ----
