@@ -22,6 +22,7 @@ from gpuq.model.tflite_reader import read
 from gpuq.resources import resource
 
 from .compare import assert_equal_bits
+from .lstm_layers import Sizes, Variant, lstm_layer
 from .networks import Change, Network, edited, int8, moving_network, packed, small_network
 from .peers.one_operator import PADDINGS, TensorDef, constant
 
@@ -263,6 +264,7 @@ CONTENTS = {
     "small": SMALL,
     "digits": resource("examples", "digits", "digits_int8.tflite").read_bytes(),
     "moving": moving_network(),
+    "lstm": lstm_layer(np.random.default_rng(3), Variant(True, True, True, True, True), Sizes(2, 2, 40, 30, 20)),
 }
 
 
@@ -272,7 +274,7 @@ def test_a_network_that_moves() -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("name", "count"), [("small", 1500), ("digits", 500), ("moving", 1000)])
+@pytest.mark.parametrize(("name", "count"), [("small", 1500), ("digits", 500), ("moving", 1000), ("lstm", 400)])
 def test_random_mutations(name: str, count: int, seed: int) -> None:
     """Loading ends in a Model or a ModelError; what loads also runs."""
     content = CONTENTS[name]

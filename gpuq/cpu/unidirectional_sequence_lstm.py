@@ -17,6 +17,7 @@ from gpuq.ops.unidirectional_sequence_lstm import (
     Factor,
     UnidirectionalSequenceLstmSpec,
     behind_step,
+    check_factors,
     gate_sums,
     input_factor,
     projected_codes,
@@ -40,6 +41,7 @@ class LstmPlan:
         self.name = "unidirectional_sequence_lstm_gemm"
         self._rule = rule
         self._given = given = Constants.of(spec, constants[3:])
+        check_factors(spec, rule)
         self._first = 0 if spec.has_input_gate else 1
         gates = range(self._first, len(GATES))
         self._pairs = len(gates) * spec.units
@@ -72,7 +74,7 @@ class LstmPlan:
         block = max(1, BLOCK // (self.spec.steps * self.spec.batch * self._pairs))
         for start in range(0, runs, block):
             part = slice(start, start + block)
-            self._walk(*(array[part] for array in (*inputs, *outputs)))
+            self._walk(*(array[part] for array in (*inputs[:3], *outputs)))
 
     def _walk(
         self,

@@ -181,6 +181,7 @@ def _check_indices(raw: RawModel) -> None:
     for operator in raw.operators:
         check(f"{operator.name} (operator #{operator.index})", operator.inputs, lowest=-1)
         check(f"{operator.name} (operator #{operator.index})", operator.outputs)
+        check(f"{operator.name} (operator #{operator.index})", operator.intermediates, lowest=-1)
         for index in operator.inputs:
             if index >= 0 and index not in known and index not in written:
                 raise MalformedModel(
@@ -211,6 +212,8 @@ def _check_ends(raw: RawModel, tensors: list[Tensor]) -> None:
         if tensors[index].data is not None:
             raise UnsupportedModel(f"not supported: input {tensors[index].name!r} that is a constant")
     for tensor in tensors:
+        if tensor.is_variable and tensor.data is not None:
+            raise UnsupportedModel(f"not supported: variable {tensor.name!r} that is a constant")
         if tensor.is_variable and tensor.quant is not None and tensor.quant.is_per_channel:
             raise UnsupportedModel(f"not supported: variable {tensor.name!r} that is not quantized per tensor")
 

@@ -432,6 +432,17 @@ def projection_factor(spec: UnidirectionalSequenceLstmSpec) -> Factor:
     return numerics.quantize_multiplier(float(numerics.real_multipliers(*scales, Product.ALL_F32)[0]))
 
 
+def check_factors(spec: UnidirectionalSequenceLstmSpec, rule: Rule) -> None:
+    """Raises InputValueError unless the runtimes' multipliers can hold every factor."""
+    for gate in range(len(GATES)):
+        input_factor(spec, rule, gate)
+        recurrent_factor(spec, rule, gate)
+        peephole_factor(spec, gate)
+        norm_factor(spec, gate)
+    hidden_factor(spec, rule)
+    projection_factor(spec)
+
+
 def cell_bound(spec: UnidirectionalSequenceLstmSpec, rule: Rule) -> int | None:
     """What the magnitude of a cell is clipped to, if at all: LiteRT takes a bound that rounds to 0 for none."""
     if spec.cell_clip <= 0:

@@ -127,6 +127,39 @@ def test_refusals(seed: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("intermediates", "match"),
+    [([0, 1, 2, 3], "has 4 intermediates, it must have 5"), ([0, 1, 2, 3, 1000], "tensor 1000"), ([-1] * 5, "missing")],
+)
+def test_intermediates(intermediates: list[int], match: str, seed: int) -> None:
+    def change(model: Any) -> None:
+        model.subgraphs[0].operators[0].intermediates = intermediates
+
+    with pytest.raises(MalformedModel, match=match):
+        gpuq.load(edited(lstm_layer(np.random.default_rng(seed), Variant()), change), device="cpu")
+
+
+def test_weights_that_are_variables(seed: int) -> None:
+    """LiteRT refuses the file, too."""
+
+    def change(model: Any) -> None:
+        model.subgraphs[0].tensors[1].isVariable = True
+
+    content = edited(lstm_layer(np.random.default_rng(seed), Variant()), change)
+    with pytest.raises(UnsupportedModel, match="variable .* that is a constant"):
+        gpuq.load(content, device="cpu")
+    with pytest.raises(PeerRefused):
+        PEERS["litert_ref"](content)
+
+
+def test_factors_beyond_the_multiplier(seed: int) -> None:
+    def change(model: Any) -> None:
+        model.subgraphs[0].tensors[-1].quantization.scale = np.array([1e-30], np.float32)
+
+    with pytest.raises(UnsupportedModel, match=r"must be below 2\^30"):
+        gpuq.load(edited(lstm_layer(np.random.default_rng(seed), Variant()), change), device="cpu")
+
+
+@pytest.mark.parametrize(
     ("position", "variant"),
     [(2, Variant()), (7, Variant()), (13, Variant()), (10, Variant(peepholes=True)), (22, Variant(norms=True))],
 )

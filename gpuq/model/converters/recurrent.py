@@ -66,8 +66,10 @@ def unidirectional_sequence_lstm(view: OperatorView) -> Joint:
     if len(x.shape) != 3 or len(hidden.shape) != 2 or len(cell.shape) != 2:
         raise view.fail(f"input {shape_text(x.shape)} must have rank 3, and the states rank 2")
     x_quant = view.quant(x)  # of a float layer say that, not what follows
-    if len(view.raw.intermediates) <= _HIDDEN:
+    if len(view.raw.intermediates) != _HIDDEN + 1:
         raise view.fail(f"has {len(view.raw.intermediates)} intermediates, it must have 5")
+    if min(view.raw.intermediates) < 0:
+        raise view.fail("an intermediate is missing")
     intermediates = [view.tensors[index] for index in view.raw.intermediates]
     time_major = bool(view.option("TimeMajor"))
     steps, batch = x.shape[:2] if time_major else x.shape[1::-1]
