@@ -5,17 +5,22 @@
 // tensor is broadcast. Functions of one or two operands leave the others alone.
 
 #include "float32.cuh"
+#include "requantize.cuh"
 #include "status.cuh"
 
 // FUNCTION      one of the functions below
 // OPERANDS      1, 2 or 3
-// TABLES        1: of two int16 codes, what is compared is looked up by their bits: c points to the first
-// one's
-//               65,536 int32, and the second one's
+// TABLES        what c points to; 0: an operand, or nothing
+//               TABLES_COMPARED: 65,536 int32 for each of two operands, what is compared in place of int16
+//               codes, by their bits
+//               TABLES_DIVIDED: the words of DivCodes
 // A, B, C, Y    types of the operands and of the output: C's, of 1, 4 or 8 bytes
 // CLAMP         1: an activation of float32 follows, its bounds in `low` and `high`
-// CHECKS        1: b is a divisor that may be 0, which is refused, and 1 taken
+// CHECKS        1: b is a divisor that may be 0, which is refused, and 1 taken (of codes one step)
 // THREADS       of a block
+
+#define TABLES_COMPARED 1
+#define TABLES_DIVIDED 2
 
 // -------------------------------------------------------------------------------------------- of one number
 
@@ -122,6 +127,29 @@ struct FloorDiv {
     return a % b != 0 && (a < 0) != (b < 0) ? quotient - 1 : quotient;
   }
 };
+// Of codes: see gpuq/ops/div.py. words: zero points of a, b and y, multiplier and shift of the factor, the
+// lowest and the highest code, 0; then {r, n} of each divisor's reciprocal r * 2^-31 * 2^-n, by its bits.
+struct DivCodes {
+  static __device__ __forceinline__ int apply(int a, int b, unsigned bits, const int* words) {
+    const int dividend = b < words[1] ? words[0] - a : a - words[0];
+    const int headroom = __clz(dividend < 0 ? ~dividend : dividend) - 1;
+    const int high = rounding_doubling_high_mul(wrapping_shift_left(dividend, headroom), words[8 + 2 * bits]);
+    const int scaled = rounding_doubling_high_mul(high, words[3]);
+    const int right = words[9 + 2 * bits] + headroom - words[4];  // -30 to 77
+    long long code = scaled;
+    if (right <= 0) {
+      code *= 1LL << -right;
+    } else {
+      // As rounding_divide_by_pot(); nothing is left of an int32 beyond 33 bits.
+      const int exponent = right < 40 ? right : 40;
+      const long long mask = (1LL << exponent) - 1;
+      const long long threshold = (mask >> 1) + (code < 0 ? 1 : 0);
+      code = (code >> exponent) + ((code & mask) > threshold ? 1 : 0);
+    }
+    code += words[2];
+    return static_cast<int>(code < words[5] ? words[5] : code > words[6] ? words[6] : code);
+  }
+};
 struct Prelu {
   static __device__ __forceinline__ float apply(float a, float b) { return a >= 0.0f ? a : __fmul_rn(a, b); }
 };
@@ -192,10 +220,18 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   }
 #if OPERANDS == 1
   Y result = FUNCTION::apply(*reinterpret_cast<const A*>(a), parameter);
-#elif TABLES
+#elif TABLES == TABLES_COMPARED
   const int* const tables = reinterpret_cast<const int*>(c);
   Y result = FUNCTION::apply(tables[*reinterpret_cast<const uint16_t*>(a)],
                              tables[65536 + *reinterpret_cast<const uint16_t*>(b)]);
+#elif TABLES == TABLES_DIVIDED
+  const int* const words = reinterpret_cast<const int*>(c);
+  const B divisor = *reinterpret_cast<const B*>(b);
+  const unsigned bits = sizeof(B) == 1 ? static_cast<uint8_t>(divisor) : static_cast<uint16_t>(divisor);
+#if CHECKS
+  if (divisor == words[1]) refuse(status, 1);
+#endif
+  const Y result = static_cast<Y>(FUNCTION::apply(*reinterpret_cast<const A*>(a), divisor, bits, words));
 #elif OPERANDS == 2
   B second = *reinterpret_cast<const B*>(b);
 #if CHECKS

@@ -19,16 +19,19 @@ from gpuq.cuda import gather, numbers
 from gpuq.cuda.kernel import Pointer
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
+from gpuq.cuda.plans import layer_of
 from gpuq.cuda.status import CheckingLayer, clear_launch
 from gpuq.errors import InputValueError
-from gpuq.numerics import Rounding, Rule
+from gpuq.numerics import Product, Rounding, Rule
+from gpuq.ops.div import DivSpec, quotients
 from gpuq.ops.float32.elementwise import BINARY_SPECS
 from gpuq.ops.gather import GatherNdSpec, GatherSpec
 from gpuq.ops.registry import reference
 from gpuq.ops.spec import INT8, INT16, INT32, INT64
+from gpuq.quant import Quant
 
 from .compare import assert_equal_bits
-from .cuda_layers import launcher, scaled
+from .cuda_layers import launcher, random_codes, scaled
 from .cuda_operators import run_layer
 from .fake_cupy import FakeCupy, Stream
 from .host_cuda.runner import HostLauncher
@@ -145,14 +148,81 @@ def test_divisors(launcher: HostLauncher, op: str, seed: int) -> None:
     assert str(layer.refusal(1)) == f"{op}: division by 0, as the runtimes refuse it for integers"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16"])
+def test_quotients_of_codes(launcher: HostLauncher, dtype: str, seed: int) -> None:
+    rng, info, rule = np.random.default_rng([seed, len(dtype)]), np.iinfo(dtype), Rule(Rounding.V1, Product.ALL_F32)
+    for case in range(scaled(16)):
+        zeros = [0] * 3 if dtype == "int16" else [int(zero) for zero in rng.integers(info.min, info.max + 1, 3)]
+        # Quotients as wide as codes, powers of two with ties among them; or any factor, down to where 0 is left.
+        exponents = [*rng.uniform(-3, 0, 2), rng.uniform(-20, 6)] if case % 2 else rng.integers(-4, 4, 3)
+        scales = [float(2.0**exponent) for exponent in exponents]
+        a_quant, b_quant, out_quant = (Quant(*each, dtype=dtype) for each in zip(scales, zeros, strict=True))
+        shape = tuple(int(n) for n in rng.integers(1, 9, 3))
+        other = (shape, shape[2:], (shape[0], 1, shape[2]))[case % 3]
+        spec = DivSpec(
+            a_shape=shape,
+            b_shape=other,
+            a_quant=a_quant,
+            b_quant=b_quant,
+            out_quant=out_quant,
+            activation=(None, "relu6")[case % 2],
+        )
+        runs = int(rng.integers(1, 4))
+        a = random_codes(rng, (runs, *shape), dtype)
+        b = random_codes(rng, (runs, *other), dtype)
+        a.reshape(-1)[rng.integers(a.size)] = zeros[0]
+        step = zeros[1] + (1 if zeros[1] < info.max else -1)
+        b = np.where(b == zeros[1], step, b).astype(dtype)
+        context = f"seed {seed}, case {case}: {spec}"
+        for fixed in (None, b[0]):
+            used = b if fixed is None else b[:1]
+            layer, status = layer_of(spec, rule, [None, fixed]), np.zeros(1, np.int32)
+            given, want = [a] if fixed is not None else [a, b], reference(spec, rule, a, used)
+            assert isinstance(layer, CheckingLayer) is (fixed is None)
+            run_layer(launcher, layer, given, want, rng, context, align=a.itemsize, status=status)
+            assert status[0] == 0, context
+        b.reshape(-1)[rng.integers(b.size)] = zeros[1]
+        layer = layer_of(spec, rule, [None, None])
+        want = quotients(spec, rule, *spec.aligned(a, b))
+        run_layer(launcher, layer, [a, b], want, rng, context, align=a.itemsize, status=status)
+        assert status[0] == 1, context
+        assert isinstance(layer, CheckingLayer)
+        assert "DIV: division by 0" in str(layer.refusal(1))
+
+
+def test_nothing_by_anything_is_nothing() -> None:
+    # Of a factor so small that the last shift has more than 63 bits.
+    quant, large = Quant(2.0**-20), Quant(2.0**10)
+    spec = DivSpec(a_shape=(3,), b_shape=(3,), a_quant=quant, b_quant=Quant(1.0), out_quant=large)
+    a, b = np.array([[0, 0, 127]], np.int8), np.array([[1, 100, 1]], np.int8)
+    assert reference(spec, Rule(Rounding.V1, Product.ALL_F32), a, b).tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+def test_floors_of_short_integers(launcher: HostLauncher, dtype: str, seed: int) -> None:
+    rng, info = np.random.default_rng([seed, len(dtype)]), np.iinfo(dtype)
+    spec = BINARY_SPECS["FLOOR_DIV"](a_shape=(5, 60), b_shape=(60,), dtype=np.dtype(dtype))
+    a, b = random_codes(rng, (2, 5, 60), dtype), random_codes(rng, (2, 60), dtype)
+    b = np.where(b == 0, -1, b).astype(dtype)
+    a[:, 0], b[:, 0] = info.min, -1
+    for zero in (False, True):
+        b.reshape(-1)[1] = 0 if zero else 5
+        layer, status = layer_of(spec, EXACT, [None, None]), np.zeros(1, np.int32)
+        want = reference(spec, EXACT, a, np.where(b == 0, 1, b).astype(dtype))
+        run_layer(launcher, layer, [a, b], want, rng, f"seed {seed}", align=a.itemsize, status=status)
+        assert status[0] == zero
+
+
 @pytest.mark.parametrize(
-    ("op", "quotients"), [("DIV", [3, -3, -3, 3, 0, 1, -(2**31), 5]), ("FLOOR_DIV", [3, -4, -4, 3, -1, 1, -(2**31), 5])]
+    ("op", "wanted"), [("DIV", [3, -3, -3, 3, 0, 1, -(2**31), 5]), ("FLOOR_DIV", [3, -4, -4, 3, -1, 1, -(2**31), 5])]
 )
-def test_quotients_on_paper(launcher: HostLauncher, op: str, quotients: list[int]) -> None:
+def test_quotients_on_paper(launcher: HostLauncher, op: str, wanted: list[int]) -> None:
     # The lowest number by -1 wraps; of 5 by 0 nothing is said.
     a = np.array([[7, -7, 7, -7, 5, -(2**31), -(2**31), 5]], np.int32)
     b = np.array([[2, 2, -2, -2, -(2**31), -(2**31), -1, 0]], np.int32)
-    spec, want = BINARY_SPECS[op](a_shape=(8,), b_shape=(8,), dtype=INT32), np.array([quotients], np.int32)
+    spec, want = BINARY_SPECS[op](a_shape=(8,), b_shape=(8,), dtype=INT32), np.array([wanted], np.int32)
     assert_equal_bits(reference(spec, EXACT, a, np.where(b == 0, np.int32(1), b)), want, op)
     status = np.zeros(1, np.int32)
     layer = numbers.pack(spec, EXACT, (None, None))

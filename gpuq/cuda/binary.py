@@ -26,7 +26,8 @@ from gpuq.cuda.strides import Dimension, broadcast_strides, folded, image_shape,
 from gpuq.numerics import Bounds, Int64Array, Rounding, Rule
 from gpuq.ops.add import SUM_BLOCK, of_sums, q20_multipliers, scaled_input, sum_factors
 from gpuq.ops.broadcast import BinarySpec, BroadcastSpec
-from gpuq.ops.div import DivSpec, check_divisor, quotients
+from gpuq.ops.div import DivSpec
+from gpuq.ops.float32.elementwise import PlainBinarySpec
 from gpuq.ops.leaky_relu import ONE, PreluSpec
 from gpuq.ops.maximum_minimum import MaximumSpec, MinimumSpec
 from gpuq.ops.mul import MulSpec
@@ -486,7 +487,9 @@ def is_pair(spec: Spec) -> TypeGuard[BroadcastSpec]:
     """Whether an operator's result is a function of two 8-bit codes, or the larger or smaller of two of int16."""
     if isinstance(spec, MaximumSpec) and spec.dtype == INT16:
         return True
-    return isinstance(spec, BroadcastSpec) and spec.activation_dtype in (INT8, UINT8)
+    is_code = isinstance(spec, BroadcastSpec) and spec.activation_dtype in (INT8, UINT8)
+    # Divisors of 0 are refused while running.
+    return is_code and not isinstance(spec, DivSpec | PlainBinarySpec)
 
 
 def pack_pairs(
@@ -500,28 +503,7 @@ def pack_pairs(
     Args:
         a, b: codes of an operand that is constant; None of an activation.
     """
-    return _pack_pairs(
-        spec, rule, None if spec.activation_dtype == INT16 else binary_table(spec, rule).view(np.uint8), a, b
-    )
-
-
-def pack_div(spec: DivSpec, rule: Rule, a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> BinaryLayer:
-    """Packs a DIV of bytes; divisors must be constant, for a kernel could not raise the error of one that is 0."""
-    spec.require(spec.activation_dtype != INT16, "there is no CUDA kernel for int16")
-    if b is None:
-        raise spec.fail("on a GPU divisors must be constant, not 0")
-    check_divisor(spec, b)
-    codes = all_codes(spec.activation_dtype)
-    return _pack_pairs(spec, rule, quotients(spec, rule, codes[:, None], codes).view(np.uint8).reshape(-1), a, b)
-
-
-def _pack_pairs(
-    spec: BroadcastSpec,
-    rule: Rule,
-    pairs: npt.NDArray[np.uint8] | None,
-    a: npt.NDArray[Any] | None,
-    b: npt.NDArray[Any] | None,
-) -> BinaryLayer:
+    pairs = None if spec.activation_dtype == INT16 else binary_table(spec, rule).view(np.uint8)
     codes = _int32(all_codes(spec.activation_dtype).astype(np.int64))
     return BinaryLayer(
         spec,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from gpuq import numerics
 from gpuq.cuda.kernel import Kernel, Launch, Pointer, Slot, int32s
 from gpuq.cuda.layer import OnlyChoice, OnlyWayLayer, slot_name
 from gpuq.cuda.layout import ImageLayout
@@ -18,10 +19,12 @@ from gpuq.cuda.status import CheckingLayer
 from gpuq.cuda.strides import Dimension, broadcast_strides, folded, image_shape, run_strides
 from gpuq.errors import InputValueError
 from gpuq.numerics import ACTIVATION_BOUNDS, Rounding, Rule
+from gpuq.ops import fixed_point
 from gpuq.ops.abs_neg import NegSpec
 from gpuq.ops.broadcast import BroadcastSpec
 from gpuq.ops.cast import CastSpec
 from gpuq.ops.comparison import ComparisonSpec, compared
+from gpuq.ops.div import DivSpec, factor
 from gpuq.ops.float32.elementwise import FloatLeakyReluSpec, FloatUnarySpec, PlainBinarySpec
 from gpuq.ops.maximum_minimum import MaximumSpec
 from gpuq.ops.select import SelectV2Spec
@@ -64,7 +67,7 @@ class Function(NamedTuple):
         bounds: of the activation that follows.
         parameter: alpha of LEAKY_RELU.
         checks: the second operand is a divisor that may be 0.
-        tables: what is compared is looked up; see NumbersLayer.
+        tables: TABLES of kernels_cuda/numbers.cu: "COMPARED", "DIVIDED" or "".
     """
 
     name: str
@@ -73,14 +76,14 @@ class Function(NamedTuple):
     bounds: tuple[float, float] | None = None
     parameter: float = 0.0
     checks: bool = False
-    tables: bool = False
+    tables: str = ""
 
 
 def numbers_kernel(function: Function) -> Kernel:
     """numbers.cu; its head says what the arguments mean."""
     types = [_C_TYPES.get(dtype.name, f"{dtype.name}_t") for dtype in function.dtypes]
     types += ["uint8_t"] * (3 - len(types))
-    variant = "_checked" * function.checks + "_tables" * function.tables
+    variant = "_checked" * function.checks + "_tables" * (function.tables == "COMPARED")
     return Kernel(
         name=f"numbers_{function.name}_{function.dtypes[-1]}{variant}",
         source="numbers.cu",
@@ -88,7 +91,7 @@ def numbers_kernel(function: Function) -> Kernel:
         defines=(
             ("FUNCTION", function.name),
             ("OPERANDS", len(function.dtypes)),
-            ("TABLES", int(function.tables)),
+            ("TABLES", f"TABLES_{function.tables}" if function.tables else 0),
             *zip("ABC", types, strict=True),
             ("Y", _C_TYPES.get(function.out_dtype.name, f"{function.out_dtype.name}_t")),
             ("CLAMP", int(function.bounds is not None)),
@@ -112,8 +115,9 @@ KERNELS = (
     ),
     *(numbers_kernel(Function(_title(op), (_INT32, _INT32), _INT32)) for op in ("DIV", "FLOOR_DIV")),
     numbers_kernel(Function("Div", (_INT32, _INT32), _INT32, checks=True)),
+    numbers_kernel(Function("DivCodes", (INT16, INT16), INT16, checks=True, tables="DIVIDED")),
     numbers_kernel(Function("LessEqual", (_INT64, _INT64), BOOL)),
-    numbers_kernel(Function("Equal", (INT16, INT16), BOOL, tables=True)),
+    numbers_kernel(Function("Equal", (INT16, INT16), BOOL, tables="COMPARED")),
     numbers_kernel(Function("Select", (BOOL, _INT32, _INT32), _INT32)),
     numbers_kernel(Function("Cast", (_INT32,), np.dtype(np.int8))),
     numbers_kernel(Function("CastToBool", (_INT32,), BOOL)),
@@ -130,8 +134,7 @@ class NumbersLayer(OnlyWayLayer):
     Attributes:
         shapes: of one run of each operand.
         operands: each operand that is constant, None of an activation.
-        tables: (131072,) int32, what is compared in place of the first operand's int16 codes, by their bits, then of
-            the second one's; None of others.
+        tables: int32, what the function's TABLES say; None of others.
     """
 
     spec: Spec
@@ -202,7 +205,7 @@ class NumbersLayer(OnlyWayLayer):
 
 
 class DivisionLayer(NumbersLayer, CheckingLayer):
-    """DIV or FLOOR_DIV of integers by divisors of which one may be 0."""
+    """DIV or FLOOR_DIV by divisors of which one may be 0."""
 
     def refusal(self, reason: int) -> InputValueError:
         return self.spec.fail("division by 0, as the runtimes refuse it for integers")
@@ -222,8 +225,31 @@ def pack(spec: Spec, rule: Rule, constants: Sequence[npt.NDArray[Any] | None]) -
     if isinstance(spec, ComparisonSpec) and spec.a_quant is not None and rule.rounding is not Rounding.EXACT:
         codes = all_codes(spec.dtype)
         values = [compared(codes, quant, rule).astype(np.int32) for quant in (spec.a_quant, spec.b_quant)]
-        return NumbersLayer(spec, function._replace(tables=True), shapes, operands, np.concatenate(values))
+        return NumbersLayer(spec, function._replace(tables="COMPARED"), shapes, operands, np.concatenate(values))
     return (DivisionLayer if function.checks else NumbersLayer)(spec, function, shapes, operands)
+
+
+def pack_div(spec: DivSpec, rule: Rule, a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> NumbersLayer:
+    """Packs a DIV of codes.
+
+    Args:
+        a, b: codes of an operand that is constant; None of an activation.
+    """
+    dtype, zero = spec.activation_dtype, spec.b_quant.scalar_zero_point()
+    checks = b is None or bool((b == zero).any())
+    divisors = all_codes(dtype).astype(np.int64) - zero
+    inverses, bits = fixed_point.reciprocal(np.maximum(np.abs(divisors), 1), 31)
+    head = [
+        *(quant.scalar_zero_point() for quant in (spec.a_quant, spec.b_quant, spec.out_quant)),
+        *numerics.quantize_multiplier(factor(spec)),
+        *numerics.activation_range(spec.activation, spec.out_quant, rule.bounds),
+        0,
+    ]
+    words = np.concatenate([np.array(head), np.stack([inverses, bits], axis=1).reshape(-1)]).astype(np.int32)
+    function = Function("DivCodes", (dtype, dtype), dtype, checks=checks, tables="DIVIDED")
+    operands = tuple(None if each is None else np.ascontiguousarray(each) for each in (a, b))
+    kind = DivisionLayer if checks else NumbersLayer
+    return kind(spec, function, (spec.a_shape, spec.b_shape), operands, words)
 
 
 def _function_and_shapes(

@@ -199,7 +199,7 @@ def layer_of(
     if isinstance(spec, BinarySpec):
         return binary.pack(spec, rule, *constants)
     if isinstance(spec, DivSpec):
-        return binary.pack_div(spec, rule, *constants)
+        return numbers.pack_div(spec, rule, *constants)
     if isinstance(spec, PreluSpec) and spec.activation_dtype == INT16:
         return binary.pack_prelu_int16(spec, rule, *constants)
     if isinstance(spec, SquaredDifferenceSpec) and spec.activation_dtype == INT16:

@@ -63,7 +63,8 @@ def quotients(spec: DivSpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray[Any
     high = numerics.saturating_rounding_doubling_high_mul(dividend << headroom, inverse)
     multiplier, shift = numerics.quantize_multiplier(factor(spec))
     scaled = numerics.saturating_rounding_doubling_high_mul(high, multiplier)
-    right = inverse_bits + headroom - shift
+    # Nothing is left of an int32 beyond 33 bits.
+    right = np.minimum(inverse_bits + headroom - shift, 40)
     codes = numerics.rounding_divide_by_pot(scaled << np.maximum(-right, 0), np.maximum(right, 0))
     act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
     return clamp_to(codes + spec.out_quant.scalar_zero_point(), act_min, act_max, spec.out_quant.dtype)
