@@ -10,11 +10,14 @@ import pytest
 from gpuq.cuda.copy import Span, folded_spans, pack_concatenation, pack_pad
 from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
+from gpuq.cuda.plans import layer_of
 from gpuq.errors import InputValueError
 from gpuq.numerics import Rounding, Rule
 from gpuq.ops import concatenation, pad
 from gpuq.ops.concatenation import ConcatenationSpec
+from gpuq.ops.float32.movement import PlainConcatenationSpec, PlainPadSpec
 from gpuq.ops.pad import PadSpec
+from gpuq.ops.spec import INT32
 from gpuq.quant import Quant
 
 from .cuda_layers import launcher, random_codes, scaled
@@ -191,3 +194,16 @@ def test_nothing_to_do_and_too_much() -> None:
     assert both.workspace_bytes(1, both.choices(1, traits)[0]) == 0
     layouts = [ImageLayout.contiguous(1, 1, rows, 5) for rows in (0, 2)]
     assert len(both.launches(choice, layouts, layouts[1])) == 1
+
+
+def test_frames_and_joints_of_plain_numbers(launcher: HostLauncher) -> None:
+    # Movements, too, but boxes are copied, and the frame is 0, whatever the first element is.
+    x = np.arange(5, 11, dtype=np.int32).reshape(1, 2, 3)
+    framed = PlainPadSpec(x_shape=(2, 3), dtype=INT32, pads=((1, 0), (0, 1)))
+    layer = layer_of(framed, EXACT, [None])
+    want = np.array([[[0, 0, 0, 0], [5, 6, 7, 0], [8, 9, 10, 0]]], np.int32)
+    run_layer(launcher, layer, [x], want, np.random.default_rng(1), "frame", align=4, gaps=False)
+    joined = PlainConcatenationSpec(x_shape=(2, 3), dtype=INT32, x_shapes=((2, 3), (2, 3)), axis=1)
+    layer = layer_of(joined, EXACT, [None, None])
+    want = np.concatenate([x, x + 10], axis=2)
+    run_layer(launcher, layer, [x, x + 10], want, np.random.default_rng(1), "joint", align=4, gaps=False)

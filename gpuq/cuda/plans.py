@@ -208,9 +208,9 @@ def layer_of(
         return binary.pack_pairs(spec, rule, *constants)
     if isinstance(spec, GatherSpec | GatherNdSpec) and constants[1] is None:
         return gather.pack(spec, rule, constants)
-    for kind, pack in _PACK.items():
-        if isinstance(spec, kind):
-            return pack(spec, rule, constants)
+    pack = _of_kind(_PACK, spec)
+    if pack is not None:
+        return pack(spec, rule, constants)
     for pack_plain in (numbers.pack, float32.pack, reduce_numbers.pack):
         plain = pack_plain(spec, rule, constants)
         if plain is not None:
@@ -218,10 +218,15 @@ def layer_of(
     if constants[0] is None:
         if isinstance(spec, SoftmaxSpec) and spec.activation_dtype == INT16:
             return softmax_int16.pack(spec, rule)
-        for kind, pack in _PACK_ONE.items():
-            if isinstance(spec, kind):
-                return pack(spec, rule)
+        pack = _of_kind(_PACK_ONE, spec)
+        if pack is not None:
+            return pack(spec, rule)
     raise spec.fail("there is no CUDA kernel for it")
+
+
+def _of_kind(table: Mapping[type[Spec], Callable[..., Layer]], spec: Spec) -> Callable[..., Layer] | None:
+    """The entry of the operator's class, or of the nearest base that has one."""
+    return next((table[kind] for kind in type(spec).__mro__ if kind in table), None)
 
 
 _PACK: Mapping[type[Spec], Callable[..., Layer]] = MappingProxyType(
@@ -232,6 +237,7 @@ _PACK: Mapping[type[Spec], Callable[..., Layer]] = MappingProxyType(
         FloatBatchMatmulSpec: batch_matmul.pack,
         MovementSpec: movement.pack,
         PlainConcatenationSpec: copy.pack_concatenation,
+        PlainPadSpec: lambda spec, rule, constants: copy.pack_pad(spec, rule),
         SvdfSpec: svdf.pack,
         UnidirectionalSequenceLstmSpec: unidirectional_sequence_lstm.pack,
     }
@@ -243,7 +249,6 @@ _PACK_ONE: Mapping[type[Spec], Callable[..., Layer]] = MappingProxyType(
         ArgMaxSpec: arg_max.pack,
         L2NormalizationSpec: l2_normalization.pack,
         PadSpec: copy.pack_pad,
-        PlainPadSpec: copy.pack_pad,
         Pool2dSpec: pool_2d.pack,
         ReduceSpec: reduce.pack,
         ResizeSpec: resize.pack,
