@@ -213,7 +213,7 @@ def _no_tanh(spec: Any) -> bool:
 
 def _with_extras(spec: Any) -> bool:
     """An LSTM with peepholes, a projection or layer normalization."""
-    return any(quant is not None for quant in (spec.peephole_quants, spec.projection_quant, spec.norm_quants))
+    return bool(spec.has_peepholes or spec.has_projection or spec.has_norms)
 
 
 def _no_bias(spec: Any) -> bool:
@@ -439,11 +439,17 @@ _TFLM_ELEMENTS = (
 )
 
 _TFLM_REFUSED_LSTM = (
-    _refuse("UNIDIRECTIONAL_SEQUENCE_LSTM", _no_input_gate, "without an input gate (CIFG)"),
+    _refuse("UNIDIRECTIONAL_SEQUENCE_LSTM", _all(_on_int8, _no_input_gate), "without an input gate (CIFG)"),
     _refuse(
-        "UNIDIRECTIONAL_SEQUENCE_LSTM", _no_tanh, "with a fused activation other than TANH, which its checks forbid"
+        "UNIDIRECTIONAL_SEQUENCE_LSTM",
+        _all(_on_int8, _no_tanh),
+        "with a fused activation other than TANH, which its checks forbid",
     ),
-    _refuse("UNIDIRECTIONAL_SEQUENCE_LSTM", _with_extras, "with peepholes, a projection or layer normalization"),
+    _refuse(
+        "UNIDIRECTIONAL_SEQUENCE_LSTM",
+        _all(_on_int8, _with_extras),
+        "with peepholes, a projection or layer normalization",
+    ),
 )
 
 # Arithmetic that is alike in LiteRT's reference and optimized kernels, and what both refuse.
@@ -499,7 +505,7 @@ _POWER_OF_TWO = (
 _FLOAT32 = _row(
     "CONV_2D DEPTHWISE_CONV_2D FULLY_CONNECTED TRANSPOSE_CONV BATCH_MATMUL AVERAGE_POOL_2D MAX_POOL_2D MEAN SUM "
     "SOFTMAX LOGISTIC TANH RELU RELU6 RELU_0_TO_1 RELU_N1_TO_1 HARD_SWISH LEAKY_RELU PRELU ABS SQRT RSQRT "
-    "ADD SUB MUL DIV FLOOR_DIV SQUARED_DIFFERENCE L2_NORMALIZATION RESIZE_BILINEAR",
+    "ADD SUB MUL DIV FLOOR_DIV SQUARED_DIFFERENCE L2_NORMALIZATION RESIZE_BILINEAR UNIDIRECTIONAL_SEQUENCE_LSTM",
     _from_float,
     Rounding.FLOAT32,
 )

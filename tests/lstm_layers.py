@@ -1,4 +1,4 @@
-"""Builds .tflite files of one random UNIDIRECTIONAL_SEQUENCE_LSTM of int8."""
+"""Builds .tflite files of one random UNIDIRECTIONAL_SEQUENCE_LSTM, of int8 or float32."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from ai_edge_litert import schema_py_generated as schema
 
 from .networks import Network
 from .peers.one_operator import TensorDef
+
+F = np.float32
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,12 @@ class Sizes:
     out_c: int
 
 
-def random_sizes(rng: np.random.Generator, variant: Variant, most: int = 40) -> Sizes:
+def random_sizes(rng: np.random.Generator, variant: Variant, most: int = 40, *, narrows: bool = False) -> Sizes:
+    """narrows: outputs are not more than cells."""
     batch, steps = (int(n) for n in rng.integers(1, (4, 6)))
     in_c, units = (int(n) for n in rng.integers(1, most, 2))
     # Peepholes see as many cells as there are outputs.
-    out_c = int(rng.integers(1, units + 1 if variant.peepholes else most)) if variant.projection else units
+    out_c = int(rng.integers(1, units + 1 if variant.peepholes or narrows else most)) if variant.projection else units
     return Sizes(batch, steps, in_c, units, out_c)
 
 
@@ -142,3 +145,46 @@ def _intermediates(network: Network, gate_scale: float, hidden_scale: float, hid
     ]
     hidden = TensorDef((0,), np.int8, hidden_scale, hidden_zero_point, name="intermediate_hidden")
     return [*gates, network.tensor(hidden)]
+
+
+def float_lstm_layer(
+    rng: np.random.Generator, variant: Variant, sizes: Sizes | None = None, *, activation: int = 4, weights: type = F
+) -> bytes:
+    """Numbers of about 1 in gates and cells.
+
+    Args:
+        activation: what the operator says is fused.
+        weights: their dtype.
+    """
+    sizes = sizes or random_sizes(rng, variant, narrows=True)
+    batch, steps, in_c, units, out_c = sizes.batch, sizes.steps, sizes.in_c, sizes.units, sizes.out_c
+    network = Network()
+    outer = (steps, batch) if variant.time_major else (batch, steps)
+    x = network.tensor(TensorDef((*outer, in_c), F, name="x"))
+
+    def numbers(*shape: int, kind: type = F) -> int:
+        values = rng.normal(size=shape) / shape[-1] ** (0.5 * (len(shape) == 2))
+        if kind is F:
+            return network.tensor(TensorDef(shape, F, data=values.astype(F)))
+        return network.tensor(TensorDef(shape, kind, 0.01, 0, data=np.round(values * 100).astype(kind)))
+
+    absent = [-1] if variant.cifg else []
+    gates = range(4 - len(absent))
+    w = absent + [numbers(units, in_c, kind=weights) for _ in gates]
+    r = absent + [numbers(units, out_c, kind=weights) for _ in gates]
+    peepholes = absent + [numbers(units) for _ in gates[1:]] if variant.peepholes else [-1] * 3
+    norms = absent + [numbers(units) for _ in gates] if variant.norms else [-1] * 4
+    biases = absent + [numbers(units) for _ in gates]
+    projection = numbers(out_c, units) if variant.projection else -1
+    projection_bias = numbers(out_c) if variant.projection and rng.random() < 0.5 else -1
+    states = [
+        network.tensor(TensorDef((batch, columns), F, name=name), is_variable=True)
+        for name, columns in (("output_state", out_c), ("cell_state", units))
+    ]
+    options = schema.UnidirectionalSequenceLSTMOptionsT()
+    options.fusedActivationFunction, options.timeMajor = activation, variant.time_major
+    options.cellClip, options.projClip = (float(rng.choice([0.0, 0.7])) for _ in range(2))
+    operands = [x, *w, *r, *peepholes, *biases, projection, projection_bias, *states, *norms]
+    out = TensorDef((*outer, out_c), F, name="y")
+    y = network.operator("UNIDIRECTIONAL_SEQUENCE_LSTM", operands, out, options, version=3)
+    return network.build([x], [y])

@@ -17,7 +17,7 @@ from gpuq.cuda.layer import Traits
 from gpuq.cuda.layout import ImageLayout
 from gpuq.cuda.unidirectional_sequence_lstm import CHOICES, FOUR, ONE, WIDE, LstmChoice, LstmLayer, pack
 from gpuq.devices import Device
-from gpuq.errors import InputValueError
+from gpuq.errors import InputValueError, UnsupportedModel
 from gpuq.model.model import Model
 from gpuq.model.planner import Program, plan_program
 from gpuq.model.tflite_reader import read
@@ -28,7 +28,7 @@ from .compare import assert_equal_bits
 from .cuda_layers import launcher, random_codes, scaled
 from .cuda_operators import run_layer
 from .host_cuda.runner import HostLauncher
-from .lstm_layers import Sizes, Variant, lstm_layer, random_sizes
+from .lstm_layers import Sizes, Variant, float_lstm_layer, lstm_layer, random_sizes
 
 __all__ = ["launcher"]
 
@@ -216,3 +216,9 @@ def check_sessions(
     for index, got in ours.tensors(frames[0]).items():
         assert_equal_bits(got, want[index], f"tensor {index}, {where}")
     return program
+
+
+def test_float32_is_refused_by_name(launcher: HostLauncher, seed: int) -> None:
+    content = float_lstm_layer(np.random.default_rng(seed), Variant())
+    with pytest.raises(UnsupportedModel, match="UNIDIRECTIONAL_SEQUENCE_LSTM on float32.*there is no CUDA kernel"):
+        plan_program(read(content), Device("cuda"), "litert_ref", launcher)

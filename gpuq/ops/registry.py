@@ -63,6 +63,7 @@ from gpuq.ops.float32 import movement as float_movement
 from gpuq.ops.float32 import pool_2d as float_pool_2d
 from gpuq.ops.float32 import reduction as float_reduction
 from gpuq.ops.float32 import softmax as float_softmax
+from gpuq.ops.float32 import unidirectional_sequence_lstm as float_lstm
 from gpuq.ops.float32 import weighted as float_weighted
 from gpuq.ops.spec import Spec
 
@@ -92,6 +93,7 @@ REFERENCES: Mapping[type[Spec], Callable[..., Any]] = MappingProxyType(
         **dict.fromkeys(float_elementwise.UNARY_SPECS.values(), float_elementwise.unary),
         float_movement.PlainConcatenationSpec: float_movement.concatenation,
         float_movement.PlainPadSpec: float_movement.pad,
+        float_lstm.FloatUnidirectionalSequenceLstmSpec: float_lstm.reference,
         float_reduction.FloatL2NormalizationSpec: float_reduction.l2_normalization,
         float_reduction.FloatMeanSpec: float_reduction.reduce,
         float_reduction.FloatSumSpec: float_reduction.reduce,

@@ -63,8 +63,8 @@ Factor = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnidirectionalSequenceLstmSpec(Spec):
-    """A sequence through one LSTM layer.
+class LstmShapes(Spec):
+    """Sizes of a sequence through one LSTM layer, and what the layer has.
 
     Args:
         batch, steps: of one run.
@@ -72,6 +72,71 @@ class UnidirectionalSequenceLstmSpec(Spec):
         units: cells.
         out_c: elements of an output row; as many as units without a projection.
         time_major: rows lie by step and then by item of the batch, not by item first.
+    """
+
+    op: ClassVar[str] = "UNIDIRECTIONAL_SEQUENCE_LSTM"
+    has_weights: ClassVar[bool] = True
+    dtypes: ClassVar[tuple[np.dtype[Any], np.dtype[Any], np.dtype[Any]]]
+    """Of weights, biases, and what is multiplied element by element: peepholes and layer normalization."""
+
+    batch: int
+    steps: int
+    in_c: int
+    units: int
+    out_c: int
+    time_major: bool = False
+
+    @property
+    def has_input_gate(self) -> bool:
+        raise NotImplementedError
+
+    @property
+    def has_peepholes(self) -> bool:
+        raise NotImplementedError
+
+    @property
+    def has_projection(self) -> bool:
+        raise NotImplementedError
+
+    @property
+    def has_norms(self) -> bool:
+        raise NotImplementedError
+
+    def check_shapes(self) -> None:
+        """Raises unless the sizes go together."""
+        self.require_positive(batch=self.batch, steps=self.steps, in_c=self.in_c, units=self.units, out_c=self.out_c)
+        if not self.has_projection:
+            self.require(self.out_c == self.units, f"{self.out_c} outputs of {self.units} cells need a projection")
+
+    @property
+    def x_shape(self) -> tuple[int, int, int]:
+        return (*self._outer, self.in_c)
+
+    @property
+    def output_shapes(self) -> tuple[Shape, ...]:
+        """Of the output, the output state and the cell state."""
+        return (*self._outer, self.out_c), (self.batch, self.out_c), (self.batch, self.units)
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.output_shapes[0]
+
+    @property
+    def _outer(self) -> tuple[int, int]:
+        return (self.steps, self.batch) if self.time_major else (self.batch, self.steps)
+
+    @property
+    def macs(self) -> int:
+        gates = 4 if self.has_input_gate else 3
+        projection = self.out_c * self.units if self.has_projection else 0
+        return self.batch * self.steps * (gates * self.units * (self.in_c + self.out_c) + projection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnidirectionalSequenceLstmSpec(LstmShapes):
+    """A sequence through one LSTM layer of int8; see LstmShapes for the sizes.
+
+    Args:
         x_quant: int8 per tensor.
         state_quant: int8 per tensor, of the output state; the output has the same codes.
         out_quant: int8 per tensor; only the projection's clip looks at it.
@@ -86,15 +151,8 @@ class UnidirectionalSequenceLstmSpec(Spec):
         fuses_tanh: what the file says is fused; LiteRT has tanh whatever it says.
     """
 
-    op: ClassVar[str] = "UNIDIRECTIONAL_SEQUENCE_LSTM"
-    has_weights: ClassVar[bool] = True
+    dtypes: ClassVar[tuple[np.dtype[Any], np.dtype[Any], np.dtype[Any]]] = (INT8, INT32, INT16)
 
-    batch: int
-    steps: int
-    in_c: int
-    units: int
-    out_c: int
-    time_major: bool = False
     x_quant: Quant
     state_quant: Quant
     out_quant: Quant
@@ -111,7 +169,7 @@ class UnidirectionalSequenceLstmSpec(Spec):
     fuses_tanh: bool = True
 
     def __post_init__(self) -> None:
-        self.require_positive(batch=self.batch, steps=self.steps, in_c=self.in_c, units=self.units, out_c=self.out_c)
+        self.check_shapes()
         for what, quant in (
             ("input", self.x_quant),
             ("output", self.out_quant),
@@ -154,8 +212,6 @@ class UnidirectionalSequenceLstmSpec(Spec):
         for quant_or_none in self.norm_x_quants or ():
             if quant_or_none is not None:
                 self.require_per_tensor(intermediate=quant_or_none)
-        if self.projection_quant is None:
-            self.require(self.out_c == self.units, f"{self.out_c} outputs of {self.units} cells need a projection")
         self.require(
             self.peephole_quants is None or self.out_c <= self.units,
             f"peepholes with more outputs ({self.out_c}) than cells ({self.units})",
@@ -175,27 +231,16 @@ class UnidirectionalSequenceLstmSpec(Spec):
         return self.w_quants[0] is not None
 
     @property
-    def x_shape(self) -> tuple[int, int, int]:
-        return (*self._outer, self.in_c)
+    def has_peepholes(self) -> bool:
+        return self.peephole_quants is not None
 
     @property
-    def output_shapes(self) -> tuple[Shape, ...]:
-        """Of the output, the output state and the cell state."""
-        return (*self._outer, self.out_c), (self.batch, self.out_c), (self.batch, self.units)
+    def has_projection(self) -> bool:
+        return self.projection_quant is not None
 
     @property
-    def output_shape(self) -> Shape:
-        return self.output_shapes[0]
-
-    @property
-    def _outer(self) -> tuple[int, int]:
-        return (self.steps, self.batch) if self.time_major else (self.batch, self.steps)
-
-    @property
-    def macs(self) -> int:
-        gates = 4 if self.has_input_gate else 3
-        projection = self.out_c * self.units if self.projection_quant else 0
-        return self.batch * self.steps * (gates * self.units * (self.in_c + self.out_c) + projection)
+    def has_norms(self) -> bool:
+        return self.norm_quants is not None
 
 
 @dataclass(frozen=True)
@@ -203,11 +248,11 @@ class Constants:
     """The constant operands by name; None what is not there.
 
     Attributes:
-        w, r: int8 (units, in_c), (units, out_c) of each gate.
-        biases: int32 (units,) of each gate.
-        peepholes: int16 (units,) of the input, forget and output gates.
-        projection, projection_bias: int8 (out_c, units), int32 (out_c,).
-        norms: int16 (units,) of each gate.
+        w, r: (units, in_c), (units, out_c) of each gate.
+        biases: (units,) of each gate.
+        peepholes: (units,) of the input, forget and output gates.
+        projection, projection_bias: (out_c, units), (out_c,).
+        norms: (units,) of each gate.
     """
 
     w: tuple[npt.NDArray[Any] | None, ...]
@@ -219,33 +264,23 @@ class Constants:
     norms: tuple[npt.NDArray[Any] | None, ...]
 
     @classmethod
-    def of(cls, spec: UnidirectionalSequenceLstmSpec, operands: Sequence[npt.NDArray[Any] | None]) -> Constants:
+    def of(cls, spec: LstmShapes, operands: Sequence[npt.NDArray[Any] | None]) -> Constants:
         """From what follows x and the states: w, r, biases, peepholes, projection and its bias, norms; checked."""
         given = (*operands, *[None] * (21 - len(operands)))
         found = cls(given[:4], given[4:8], given[8:12], given[12:15], given[15], given[16], given[17:21])
         gates = (spec.has_input_gate, True, True, True)
-        norms, holes = spec.norm_quants is not None, spec.peephole_quants is not None
-        with_holes = [gate for gate, hole in enumerate(PEEPHOLES) if hole is not None]
+        holes = [spec.has_peepholes and gates[gate] for gate, hole in enumerate(PEEPHOLES) if hole is not None]
+        has_bias = spec.has_projection and found.projection_bias is not None
+        weight, bias, number = spec.dtypes
+        cells, outputs = (spec.units,), (spec.out_c,)
         for what, arrays, there, dtype, shape in (
-            ("input weights", found.w, gates, INT8, (spec.units, spec.in_c)),
-            ("recurrent weights", found.r, gates, INT8, (spec.units, spec.out_c)),
-            ("biases", found.biases, gates, INT32, (spec.units,)),
-            ("peepholes", found.peepholes, [holes and gates[gate] for gate in with_holes], INT16, (spec.units,)),
-            (
-                "projection weights",
-                (found.projection,),
-                (spec.projection_quant is not None,),
-                INT8,
-                (spec.out_c, spec.units),
-            ),
-            (
-                "projection bias",
-                (found.projection_bias,),
-                (spec.projection_quant is not None and found.projection_bias is not None,),
-                INT32,
-                (spec.out_c,),
-            ),
-            ("layer normalization", found.norms, [norms and gate for gate in gates], INT16, (spec.units,)),
+            ("input weights", found.w, gates, weight, (spec.units, spec.in_c)),
+            ("recurrent weights", found.r, gates, weight, (spec.units, spec.out_c)),
+            ("biases", found.biases, gates, bias, cells),
+            ("peepholes", found.peepholes, holes, number, cells),
+            ("projection weights", (found.projection,), (spec.has_projection,), weight, (spec.out_c, spec.units)),
+            ("projection bias", (found.projection_bias,), (has_bias,), bias, outputs),
+            ("layer normalization", found.norms, [spec.has_norms and gate for gate in gates], number, cells),
         ):
             for array, is_there in zip(arrays, there, strict=True):
                 spec.require((array is not None) == is_there, f"{what} must be there for all gates, or for none")

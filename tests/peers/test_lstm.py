@@ -1,10 +1,11 @@
-"""UNIDIRECTIONAL_SEQUENCE_LSTM of int8 beside LiteRT and TFLite Micro: random layers of every variant, several invokes with
-the states between them.
+"""UNIDIRECTIONAL_SEQUENCE_LSTM beside LiteRT and TFLite Micro: random layers of every variant, several invokes with the
+states between them.
 """
 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from gpuq.errors import MalformedModel, UnsupportedModel
 from gpuq.model.tflite_reader import read
 from gpuq.model.tflite_writer import write
 from tests.compare import assert_equal_bits
-from tests.lstm_layers import Sizes, Variant, lstm_layer
+from tests.lstm_layers import Sizes, Variant, float_lstm_layer, lstm_layer, random_sizes
 from tests.networks import edited
 
 from . import layers_each
@@ -170,3 +171,53 @@ def test_constants_of_all_gates_or_of_none(position: int, variant: Variant, seed
 
     with pytest.raises(MalformedModel, match="UNIDIRECTIONAL_SEQUENCE_LSTM"):
         gpuq.load(edited(lstm_layer(np.random.default_rng(seed), variant), leave_out), device="cpu")
+
+
+FLOAT_BOUND = 64 * 2.0**-24
+
+
+@pytest.mark.parametrize("profile", LITERT)
+def test_float32_layers(profile: str, seed: int) -> None:
+    """Within a bound, as sums have no order and LiteRT has polynomials of its own for sigmoid and tanh."""
+    for number, variant in enumerate(VARIANTS):
+        rng = np.random.default_rng([seed, number])
+        sizes = random_sizes(rng, variant, narrows=True)
+        if variant.norms:
+            # Few cells that are nearly alike: their deviations are what rounding has left of them.
+            sizes = replace(sizes, units=sizes.units + 8, out_c=sizes.out_c if variant.projection else sizes.out_c + 8)
+        content = float_lstm_layer(rng, variant, sizes)
+        model, peer = gpuq.load(content, device="cpu", numerics=profile), PEERS[profile](content)
+        session = model.session()
+        shape = model.graph.tensors[model.graph.inputs[0]].shape
+        for invoke in range(INVOKES):
+            frame = rng.normal(size=shape).astype(np.float32)
+            (want,) = peer.run([frame]).outputs
+            got = session(frame)
+            assert got.dtype == want.dtype
+            assert got.shape == want.shape
+            apart = np.abs(got.astype(np.float64) - want).max()
+            bound = FLOAT_BOUND * max(1.0, np.abs(want).max())
+            assert apart <= bound, f"{apart / bound} bounds, {variant}, invoke {invoke}, {profile}, seed {seed}"
+
+
+def test_float32_batches_and_files(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    content = float_lstm_layer(rng, VARIANTS[-1])
+    model = gpuq.load(content, device="cpu")
+    lead, *shape = model.graph.tensors[model.graph.inputs[0]].shape
+    frames = rng.normal(size=(3 * lead, *shape)).astype(np.float32)
+    assert_equal_bits(model(frames)[:lead], model(frames[:lead]), f"batch, seed {seed}")
+    assert read(write(read(content))).nodes == read(content).nodes
+
+
+def test_float32_refusals(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for profile in ("tflm", "single"):
+        with pytest.raises(UnsupportedModel, match="UNIDIRECTIONAL_SEQUENCE_LSTM on float32"):
+            gpuq.load(float_lstm_layer(rng, Variant()), device="cpu", numerics=profile)
+    with pytest.raises(UnsupportedModel, match="a fused activation other than TANH"):
+        gpuq.load(float_lstm_layer(rng, Variant(), activation=1), device="cpu")
+    with pytest.raises(UnsupportedModel, match="more float32 outputs than cells"):
+        gpuq.load(float_lstm_layer(rng, Variant(projection=True), Sizes(1, 2, 3, 4, 5)), device="cpu")
+    with pytest.raises(UnsupportedModel, match="float32 tensors with weights of int8"):
+        gpuq.load(float_lstm_layer(rng, Variant(), weights=np.int8), device="cpu")

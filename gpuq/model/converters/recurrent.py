@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from gpuq.errors import InputTypeError
 from gpuq.model.converters.view import Joint, OperatorView
-from gpuq.ops.spec import shape_text
+from gpuq.ops.float32.unidirectional_sequence_lstm import FloatUnidirectionalSequenceLstmSpec
+from gpuq.ops.spec import FLOAT32, shape_text
 from gpuq.ops.svdf import SvdfSpec, check_constants
-from gpuq.ops.unidirectional_sequence_lstm import Constants, FourQuants, UnidirectionalSequenceLstmSpec
+from gpuq.ops.unidirectional_sequence_lstm import Constants, FourQuants, LstmShapes, UnidirectionalSequenceLstmSpec
 from gpuq.quant import Quant
 
 _RELU = 1
@@ -65,18 +67,66 @@ def unidirectional_sequence_lstm(view: OperatorView) -> Joint:
             raise view.fail(f"state {state.name!r} must be a variable")
     if len(x.shape) != 3 or len(hidden.shape) != 2 or len(cell.shape) != 2:
         raise view.fail(f"input {shape_text(x.shape)} must have rank 3, and the states rank 2")
-    x_quant = view.quant(x)  # of a float layer say that, not what follows
+    time_major = bool(view.option("TimeMajor"))
+    steps, batch = x.shape[:2] if time_major else x.shape[1::-1]
+    if hidden.shape[0] != batch or cell.shape[0] != batch:
+        raise view.fail(f"states must have {batch} rows, they have {hidden.shape[0]} and {cell.shape[0]}")
+    sizes = {
+        "batch": batch,
+        "steps": steps,
+        "in_c": x.shape[2],
+        "units": cell.shape[1],
+        "out_c": hidden.shape[1],
+        "time_major": time_major,
+        "cell_clip": view.option("CellClip"),
+        "projection_clip": view.option("ProjClip"),
+    }
+    spec = (_float_lstm if x.dtype == FLOAT32 else _int8_lstm)(view, sizes)
+    positions = LSTM_DATA[3:]
+    Constants.of(spec, [view.constant(position, "weights") if view.has(position) else None for position in positions])
+    states = (view.raw.inputs[_OUTPUT_STATE], view.raw.inputs[_CELL_STATE])
+    return Joint(spec, spec.output_shapes, states=states)
+
+
+def _has_any(view: OperatorView, positions: range) -> bool:
+    return any(view.has(position) for position in positions)
+
+
+def _float_lstm(view: OperatorView, sizes: Mapping[str, Any]) -> LstmShapes:
+    for position in (*_INPUT_WEIGHTS, *_RECURRENT_WEIGHTS, _PROJECTION):
+        if view.has(position) and view.x(position).dtype != FLOAT32:
+            kind = view.x(position).dtype
+            raise InputTypeError(
+                f"UNIDIRECTIONAL_SEQUENCE_LSTM: float32 tensors with weights of {kind} are not supported"
+            )
+    if view.option("FusedActivationFunction") != _TANH:
+        raise InputTypeError("UNIDIRECTIONAL_SEQUENCE_LSTM: a fused activation other than TANH is not supported")
+    if sizes["out_c"] > sizes["units"]:
+        raise InputTypeError(
+            "UNIDIRECTIONAL_SEQUENCE_LSTM: more float32 outputs than cells, for which LiteRT writes beyond its scratch "
+            "memory, are not supported"
+        )
+    for state in (view.x(_OUTPUT_STATE), view.x(_CELL_STATE), view.out):
+        if state.dtype != FLOAT32:
+            raise view.fail(f"{state.name!r} of {state.dtype} must be float32, as the input is")
+    return FloatUnidirectionalSequenceLstmSpec(
+        **sizes,
+        input_gate=view.has(_INPUT_WEIGHTS[0]),
+        peepholes=_has_any(view, _PEEPHOLES),
+        projection=view.has(_PROJECTION),
+        norms=_has_any(view, _NORMS),
+    )
+
+
+def _int8_lstm(view: OperatorView, sizes: Mapping[str, Any]) -> LstmShapes:
+    x_quant = view.quant(view.x(0))  # of other types say that, not what follows
     if len(view.raw.intermediates) != _HIDDEN + 1:
         raise view.fail(f"has {len(view.raw.intermediates)} intermediates, it must have 5")
     if min(view.raw.intermediates) < 0:
         raise view.fail("an intermediate is missing")
     intermediates = [view.tensors[index] for index in view.raw.intermediates]
-    time_major = bool(view.option("TimeMajor"))
-    steps, batch = x.shape[:2] if time_major else x.shape[1::-1]
-    units, out_c = cell.shape[1], hidden.shape[1]
-    has_peepholes = any(view.has(position) for position in _PEEPHOLES)
-    has_norms = any(view.has(position) for position in _NORMS)
-    if has_peepholes and out_c > units:
+    has_peepholes, has_norms = _has_any(view, _PEEPHOLES), _has_any(view, _NORMS)
+    if has_peepholes and sizes["out_c"] > sizes["units"]:
         raise InputTypeError(
             "UNIDIRECTIONAL_SEQUENCE_LSTM: peepholes with more outputs than cells, for which LiteRT reads beyond both, "
             "are not supported"
@@ -87,34 +137,21 @@ def unidirectional_sequence_lstm(view: OperatorView) -> Joint:
         optional = positions[0] if not view.has(positions[0]) else -1
         return tuple(None if position == optional else view.quant(view.x(position)) for position in positions)
 
-    spec = UnidirectionalSequenceLstmSpec(
-        batch=batch,
-        steps=steps,
-        in_c=x.shape[2],
-        units=units,
-        out_c=out_c,
-        time_major=time_major,
+    return UnidirectionalSequenceLstmSpec(
+        **sizes,
         x_quant=x_quant,
-        state_quant=view.quant(hidden),
+        state_quant=view.quant(view.x(_OUTPUT_STATE)),
         out_quant=view.quant(view.out),
         hidden_quant=view.quant(intermediates[_HIDDEN]),
-        cell_quant=view.quant(cell),
+        cell_quant=view.quant(view.x(_CELL_STATE)),
         w_quants=cast(FourQuants, quants(_INPUT_WEIGHTS)),
         r_quants=cast(FourQuants, quants(_RECURRENT_WEIGHTS)),
         peephole_quants=cast("tuple[Quant | None, Quant, Quant]", quants(_PEEPHOLES)) if has_peepholes else None,
         projection_quant=view.quant(view.x(_PROJECTION)) if view.has(_PROJECTION) else None,
         norm_quants=cast(FourQuants, quants(_NORMS)) if has_norms else None,
         norm_x_quants=cast(FourQuants, tuple(map(view.quant, intermediates[:4]))) if has_norms else None,
-        cell_clip=view.option("CellClip"),
-        projection_clip=view.option("ProjClip"),
         fuses_tanh=view.option("FusedActivationFunction") == _TANH,
     )
-    if hidden.shape[0] != batch or cell.shape[0] != batch:
-        raise view.fail(f"states must have {batch} rows, they have {hidden.shape[0]} and {cell.shape[0]}")
-    positions = LSTM_DATA[3:]
-    Constants.of(spec, [view.constant(position, "weights") if view.has(position) else None for position in positions])
-    states = (view.raw.inputs[_OUTPUT_STATE], view.raw.inputs[_CELL_STATE])
-    return Joint(spec, spec.output_shapes, states=states)
 
 
 LSTM_DATA = (
