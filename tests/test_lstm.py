@@ -21,7 +21,13 @@ from gpuq.errors import InputTypeError, InputValueError
 from gpuq.model.tflite_reader import read
 from gpuq.numerics import Product, Rounding, Rule
 from gpuq.ops.registry import reference, references
-from gpuq.ops.unidirectional_sequence_lstm import UnidirectionalSequenceLstmSpec, hidden_codes, next_cells
+from gpuq.ops.unidirectional_sequence_lstm import (
+    UnidirectionalSequenceLstmSpec,
+    cell_bound,
+    hidden_codes,
+    next_cells,
+    projection_bound,
+)
 from gpuq.quant import Quant
 
 from .compare import assert_equal_bits
@@ -232,6 +238,18 @@ def zero_constants() -> list[Any]:
 
 
 NUMBERS = Quant(0.01, 0, dtype="int16")
+
+
+def test_clips() -> None:
+    """A bound below one step is none in LiteRT, and 0 in TFLite Micro; any other ends at the largest number."""
+    for clip, steps, micro in ((0.0, None, None), (2.0**-12, None, 0), (1.0, 2048, 2048), (3e38, 32767, 32767)):
+        layer = spec(cell_clip=clip)
+        bounds = [cell_bound(layer, profiles.resolve(profile, layer)) for profile in ("litert_ref", "tflm")]
+        assert bounds == [steps, micro]
+    for clip, codes in ((0.0, None), (0.009, None), (0.5, 50), (1e38, 127)):
+        layer = spec(projection_quant=Quant(0.1, 0), projection_clip=clip)
+        assert projection_bound(layer) == codes
+        assert projection_bound(spec(projection_clip=clip)) is None
 
 
 @pytest.mark.parametrize(

@@ -480,19 +480,18 @@ def check_factors(spec: UnidirectionalSequenceLstmSpec, rule: Rule) -> None:
 
 def cell_bound(spec: UnidirectionalSequenceLstmSpec, rule: Rule) -> int | None:
     """What the magnitude of a cell is clipped to, if at all: LiteRT takes a bound that rounds to 0 for none."""
-    if spec.cell_clip <= 0:
-        return None
-    bound = int(min(np.float32(spec.cell_clip) / np.float32(spec.cell_quant.scalar_scale()), np.float32(32767)))
-    return bound if bound or is_micro(rule) else None
+    bound = _bound(spec.cell_clip, spec.cell_quant, 32767)
+    return bound if bound or (is_micro(rule) and spec.cell_clip > 0) else None
 
 
 def projection_bound(spec: UnidirectionalSequenceLstmSpec) -> int | None:
     """The same of the codes that a projection gives."""
-    if spec.projection_quant is None or spec.projection_clip <= 0:
-        return None
-    return (
-        int(min(np.float32(spec.projection_clip) / np.float32(spec.out_quant.scalar_scale()), np.float32(127))) or None
-    )
+    return _bound(spec.projection_clip, spec.out_quant, 127) or None if spec.has_projection else None
+
+
+def _bound(clip: float, quant: Quant, most: int) -> int:
+    with np.errstate(over="ignore"):
+        return int(min(np.float32(clip) / np.float32(quant.scalar_scale()), np.float32(most)))
 
 
 def _sums(centred: Int64Array, weights: npt.NDArray[Any], bias: npt.NDArray[Any] | None = None) -> Int64Array:
