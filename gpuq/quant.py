@@ -59,7 +59,8 @@ class Quant:
         dtype = np.dtype(dtype)
         if dtype not in QUANTIZED_DTYPES:
             raise InputTypeError(f"Quant: dtype {dtype} must be one of {', '.join(map(str, QUANTIZED_DTYPES))}")
-        with np.errstate(over="ignore"):
+        # Signaling NaNs of a file, too.
+        with np.errstate(over="ignore", invalid="ignore"):
             scales = np.atleast_1d(np.asarray(scale, np.float64)).astype(np.float32)
         zero_points = np.atleast_1d(np.asarray(zero_point))
         if scales.ndim != 1 or scales.size == 0 or zero_points.ndim != 1:
