@@ -87,8 +87,8 @@ class Model:
     along their first dimension.
 
     Some operators refuse data that the network computes: GATHER and GATHER_ND an index outside its dimension, DIV and
-    FLOOR_DIV of integers a divisor of 0. On a GPU that is an error of a call whose results are NumPy arrays, of
-    run_batches and of tensors(). A call on arrays on the GPU waits for nothing and so cannot raise it: there the
+    FLOOR_DIV of integers and codes a divisor of 0. On a GPU that is an error of a call whose results are NumPy arrays,
+    of run_batches and of tensors(). A call on arrays on the GPU waits for nothing and so cannot raise it: there the
     nearest index is taken, and 1 for the divisor.
     """
 
