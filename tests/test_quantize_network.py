@@ -28,7 +28,7 @@ from gpuq.resources import resource
 from .compare import assert_equal_bits
 from .networks import Network
 from .peers.one_operator import TensorDef
-from .peers.runtimes import PEERS
+from .peers.runtimes import PEERS, litert_outputs
 from .peers.test_float32 import options
 
 DIGITS = resource("examples", "digits", "digits_float.tflite")
@@ -198,7 +198,9 @@ def test_what_int16_takes_and_what_stays_out_of_it() -> None:
     prelu, product = (node for node in result.graph.nodes if node.spec.op in ("PRELU", "BATCH_MATMUL"))
     assert [str(result.graph.tensors[index].dtype) for index in prelu.inputs] == ["int16", "int8"]
     assert [str(result.graph.tensors[index].dtype) for index in product.inputs] == ["int16", "int16"]
-    got, _ = gpuq.load(result.graph, device="cpu")(values)
+    got, chosen = gpuq.load(result.graph, device="cpu")(values)
+    for ours, theirs in zip((got, chosen), litert_outputs(write(result.graph), [values]), strict=True):
+        assert_equal_bits(ours, theirs, "LiteRT")
     want, _ = gpuq.load(content, device="cpu")(values)
     assert np.abs(got - want).max() < 0.02 * np.abs(want).max()
 
