@@ -63,11 +63,13 @@ class RsqrtSpec(UnarySpec):
 
 
 def rsqrt_factor(spec: RsqrtSpec, product: Product) -> float:
-    """1 / (sqrt(s_x) * s_y): the root in float32, the product in float32 or float64."""
-    root = np.sqrt(np.float32(spec.x_quant.scalar_scale()))
-    out_scale = np.float32(spec.out_quant.scalar_scale())
-    with np.errstate(over="ignore", under="ignore"):
-        scale = float(root) * float(out_scale) if product is Product.F64 else float(root * out_scale)
+    """1 / (sqrt(s_x) * s_y): root and product in float32 or in float64."""
+    x_scale, out_scale = spec.x_quant.scalar_scale(), spec.out_quant.scalar_scale()
+    if product is Product.F64:
+        scale = math.sqrt(x_scale) * out_scale
+    else:
+        with np.errstate(over="ignore", under="ignore"):
+            scale = float(np.sqrt(np.float32(x_scale)) * np.float32(out_scale))
     return 1 / scale if scale else math.inf
 
 
