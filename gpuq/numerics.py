@@ -52,8 +52,11 @@ class Rounding(Enum):
     V3 = "v3"
     """int64 sums with a 16-bit multiplier, ties up (int16 activations with int64 bias)."""
     V1_EARLY_SHIFT_BLOCK16 = "v1_early_shift_block16"
-    """V1, but in whole blocks of 16 elements an input's right shift goes into the extra bits, before the product (ADD
-    of int16 in LiteRT's optimized kernels)."""
+    """V1, but in whole blocks of 16 elements of a row an input's right shift goes into the extra bits, before the
+    product (ADD of int8 and int16 in LiteRT's optimized kernels)."""
+    V1_FLOOR_BLOCK8 = "v1_floor_block8"
+    """V1, but in whole blocks of 8 elements of a row an input's right shift truncates (ADD of uint8, and of int8 where
+    a row meets one element, in LiteRT's optimized kernels)."""
     POWER_OF_TWO = "power_of_two"
     """Right shifts, ties away from zero (ADD and SUB of int16 with pot_scale_int16 in LiteRT)."""
     V4 = "v4"

@@ -97,6 +97,16 @@ def _one_right_shift(spec: Any) -> bool:
     return max(a, b) == out and min(a, b) >= out - 15
 
 
+def _in_rows(spec: Any) -> bool:
+    """LiteRT's optimized kernels compute several elements in one loop."""
+    return bool(spec.row[0] > 1)
+
+
+def _by_one_element(spec: Any) -> bool:
+    """In their loops one operand is a single element."""
+    return bool(spec.row[1])
+
+
 def _one_shape(spec: Any) -> bool:
     """Nothing is broadcast: the shapes are equal but for leading dimensions of 1."""
     rank = max(len(spec.a_shape), len(spec.b_shape))
@@ -559,6 +569,8 @@ _LITERT_OPT = (
     _row("BATCH_MATMUL", _on_int16, Rounding.V3, Product.F32),
     _row("BATCH_MATMUL", _on_int8, Rounding.V1, Product.F32),
     _row("MUL", _always, Rounding.V1, Product.ALL_F32),
+    _row("ADD", _all(_on_int8, _in_rows, _otherwise(_by_one_element)), Rounding.V1_EARLY_SHIFT_BLOCK16),
+    _row("ADD", _in_rows, Rounding.V1_FLOOR_BLOCK8),
     _row("ADD SUB", _always, Rounding.V1),
     _row("SUM", _always, Rounding.AFFINE_F32),
     _row("ELU", _on_int8, Rounding.TABLE_F32),

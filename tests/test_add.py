@@ -35,15 +35,34 @@ def test_by_hand() -> None:
     assert reference(spec, V1, a, b).tolist() == [[4, 4, 2, 127]]
 
 
-def scaled_sum(spec: BinarySpec, rule: Rule, a: int, b: int, sign: int) -> int:
-    """The integer ADD and SUB share, before zero point and clamp."""
+BLOCKS = {Rounding.V1_EARLY_SHIFT_BLOCK16: 16, Rounding.V1_FLOOR_BLOCK8: 8}
+SIZE = 60
+
+
+def scaled_in_block(rounding: Rounding, code: int, real: float) -> int:
+    """An input in a whole block of LiteRT's optimized kernels: a factor below 1 is a multiplier and a right shift."""
+    multiplier, shift = exact.multiplier_and_shift(real)
+    if rounding is Rounding.V1_FLOOR_BLOCK8:
+        return exact.high_mul(code << 20, multiplier) >> -shift
+    return exact.high_mul(math.floor(Fraction(code) * Fraction(2) ** (20 + shift)), multiplier)
+
+
+def scaled_sum(spec: BinarySpec, rule: Rule, a: int, b: int, sign: int, position: int) -> int:
+    """The integer ADD and SUB share, before zero point and clamp, of one of SIZE elements."""
     if rule.rounding is Rounding.Q20:
         return q20_sum(spec, a, b, sign)
-    requantize = exact.BY_REAL[rule.rounding.value]
+    block = BLOCKS.get(rule.rounding)
+    requantize = exact.BY_REAL[rule.rounding.value if block is None else "v1"]
     scales = [exact.scale_of(quant.scalar_scale()) for quant in (spec.a_quant, spec.b_quant, spec.out_quant)]
     twice_max = 2 * max(scales[:2])
-    scaled_a = requantize((a - spec.a_quant.scalar_zero_point()) << 20, float(scales[0] / twice_max))
-    scaled_b = requantize((b - spec.b_quant.scalar_zero_point()) << 20, float(scales[1] / twice_max))
+    centred = a - spec.a_quant.scalar_zero_point(), b - spec.b_quant.scalar_zero_point()
+    reals = [float(scale / twice_max) for scale in scales[:2]]
+    if block is not None and position < SIZE // block * block:
+        scaled_a, scaled_b = (
+            scaled_in_block(rule.rounding, code, real) for code, real in zip(centred, reals, strict=True)
+        )
+    else:
+        scaled_a, scaled_b = (requantize(code << 20, real) for code, real in zip(centred, reals, strict=True))
     return requantize(scaled_a + sign * scaled_b, float(twice_max / (2**20 * scales[2])))
 
 
@@ -68,10 +87,10 @@ def check_definition(spec: BinarySpec, function: Any, sign: int, seed: int) -> N
 
 def check_rule(spec: BinarySpec, rule: Rule, function: Any, sign: int, seed: int, profile: str) -> None:
     rng = np.random.default_rng(seed)
-    a, b = (codes(rng, (60,), spec.a_quant.dtype.name) for _ in range(2))
+    a, b = (codes(rng, (SIZE,), spec.a_quant.dtype.name) for _ in range(2))
     low, high = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
     zero = spec.out_quant.scalar_zero_point()
-    sums = [scaled_sum(spec, rule, int(p), int(q), sign) for p, q in zip(a, b, strict=True)]
+    sums = [scaled_sum(spec, rule, int(p), int(q), sign, i) for i, (p, q) in enumerate(zip(a, b, strict=True))]
     want = np.clip(np.array([sums]) + zero, low, high).astype(spec.out_quant.dtype)
     assert_equal_bits(function(spec, rule, a[None], b[None]), want, f"{profile}, seed {seed}, {spec}")
 
@@ -81,8 +100,8 @@ def random_spec(spec_type: type[BinarySpec], draw: Any, seed: int) -> BinarySpec
     dtype = draw(st.sampled_from(["int8", "uint8"]))
     quants = [Quant(draw(log2_scale()), zero_point(rng, dtype), dtype=dtype) for _ in range(3)]
     return spec_type(
-        a_shape=(60,),
-        b_shape=(60,),
+        a_shape=(SIZE,),
+        b_shape=(SIZE,),
         a_quant=quants[0],
         b_quant=quants[1],
         out_quant=quants[2],
@@ -94,6 +113,27 @@ def random_spec(spec_type: type[BinarySpec], draw: Any, seed: int) -> BinarySpec
 @given(st.data(), st.integers(0, 2**32 - 1))
 def test_reference_is_the_definition(data: st.DataObject, rng_seed: int) -> None:
     check_definition(random_spec(AddSpec, data.draw, rng_seed), reference, 1, rng_seed)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "row"),
+    [
+        ((2, 3, 5), (2, 3, 5), (30, False)),
+        ((1, 3, 5), (3, 5), (15, False)),
+        ((4, 3, 32), (32,), (32, False)),
+        ((32,), (4, 3, 32), (32, False)),
+        ((4, 3, 32), (4, 3, 1), (32, True)),
+        ((), (4, 3), (12, True)),
+        ((2, 1, 5), (2, 3, 5), (5, False)),
+        ((2, 1, 5), (1, 3, 5), (5, False)),
+        ((5, 1), (1, 7), (7, True)),
+        ((2, 1, 3, 1), (1, 4, 1, 5), (1, False)),
+    ],
+)
+def test_rows_of_loops(a: tuple[int, ...], b: tuple[int, ...], row: tuple[int, bool]) -> None:
+    one = Quant(1.0)
+    for shapes in ((a, b), (b, a)):
+        assert AddSpec(a_shape=shapes[0], b_shape=shapes[1], a_quant=one, b_quant=one, out_quant=one).row == row
 
 
 def test_broadcasting() -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from gpuq import numerics
-from gpuq.numerics import Rounding, Rule
-from gpuq.ops.add import of_sums, scaled_input, sum_factors
+from gpuq.numerics import Rule
+from gpuq.ops.add import of_sums, one_rule, scaled_input, sum_factors
 from gpuq.ops.broadcast import BinarySpec
 from gpuq.ops.mul import MulSpec
 
@@ -21,7 +21,7 @@ BLOCK = 1 << 13
 
 def fits(spec: BinarySpec, rule: Rule) -> bool:
     """True where every element of a run has one rule."""
-    return rule.rounding is not Rounding.V1_EARLY_SHIFT_BLOCK16 or math.prod(spec.output_shape) % 16 == 0
+    return one_rule(spec, rule.rounding) is not None
 
 
 class Int16BinaryPlan:
@@ -31,6 +31,7 @@ class Int16BinaryPlan:
         self.spec = spec
         self.name = f"{spec.op.lower()}_int16"
         self._constants = (a, b)
+        rule = replace(rule, rounding=one_rule(spec, rule.rounding) or rule.rounding)
         # Of products nothing is looked up: the codes are their own values.
         self._tables: tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]] | None = None
         self._rounding, out_factor = rule.rounding, 0.0

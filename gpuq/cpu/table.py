@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuq.numerics import V1U_BLOCKS, Rounding, Rule, uniform
+from gpuq.ops.add import in_blocks, one_rule
 from gpuq.ops.broadcast import BroadcastSpec
 from gpuq.ops.spec import Spec
 from gpuq.ops.tables import binary_table, unary_table
@@ -56,9 +57,13 @@ class BinaryTablePlan:
     def __init__(self, spec: BroadcastSpec, rule: Rule, a: npt.NDArray[Any] | None, b: npt.NDArray[Any] | None) -> None:
         self.spec = spec
         self.name = f"{spec.op.lower()}_table"
-        self._table = binary_table(spec, rule)
+        rounding = one_rule(spec, rule.rounding)
+        self._table = binary_table(spec, rule if rounding is None else replace(rule, rounding=rounding))
         self._constants = (a, b)
-        self.constant_bytes = self._table.nbytes
+        # Behind the last whole block of each row, of a rule of blocks.
+        self._rest = np.flatnonzero(~in_blocks(spec, rule.rounding)) if rounding is None else np.zeros(0, np.intp)
+        self._rest_table = binary_table(spec, replace(rule, rounding=Rounding.V1)) if self._rest.size else None
+        self.constant_bytes = self._table.nbytes * (1 if self._rest_table is None else 2) + self._rest.nbytes
 
     def workspace_bytes(self, runs: int) -> int:
         return 0
@@ -81,3 +86,5 @@ class BinaryTablePlan:
             index = a[run if a.shape[0] > 1 else 0].astype(np.uint16) << 8
             pair = index + b[run if b.shape[0] > 1 else 0]
             np.take(self._table, pair.reshape(-1), out=out[run], mode="wrap")
+            if self._rest_table is not None:
+                out[run, self._rest] = self._rest_table[pair.reshape(-1)[self._rest]]

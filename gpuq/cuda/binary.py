@@ -24,7 +24,7 @@ from gpuq.cuda.layer import Contiguous, OnlyChoice, OnlyWayLayer, slot_name
 from gpuq.cuda.layout import ImageLayout, alignment
 from gpuq.cuda.strides import Dimension, broadcast_strides, folded, image_shape, run_strides
 from gpuq.numerics import Bounds, Int64Array, Rounding, Rule
-from gpuq.ops.add import SUM_BLOCK, of_sums, q20_multipliers, scaled_input, sum_factors
+from gpuq.ops.add import SUM_BLOCKS, of_sums, one_rule, q20_multipliers, scaled_input, sum_factors
 from gpuq.ops.broadcast import BinarySpec, BroadcastSpec
 from gpuq.ops.div import DivSpec
 from gpuq.ops.float32.elementwise import PlainBinarySpec
@@ -360,11 +360,17 @@ def pack(
     Args:
         a, b: codes of an operand that is constant; None of an activation.
     """
-    if rule.rounding is not Rounding.V1_EARLY_SHIFT_BLOCK16:
-        return pack_sum_or_product(spec, rule, a, b)
-    spec.require(spec.a_shape == spec.b_shape, f"a rule of blocks with operands of {spec.a_shape} and {spec.b_shape}")
+    rounding = one_rule(spec, rule.rounding)
+    if rounding is not None:
+        return pack_sum_or_product(spec, replace(rule, rounding=rounding), a, b)
     size = math.prod(spec.output_shape)
-    whole = size // SUM_BLOCK * SUM_BLOCK
+    spec.require(
+        spec.row[0] == size,
+        f"rows of {spec.row[0]} elements, of which some lie behind whole blocks, have no CUDA kernel under rule "
+        f"{rule.rounding.value}",
+    )
+    block = SUM_BLOCKS[rule.rounding]
+    whole = size // block * block
     parts = []
     for first, stop, rounding in ((0, whole, rule.rounding), (whole, size, Rounding.V1)):
         if first < stop:

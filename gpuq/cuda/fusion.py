@@ -7,8 +7,9 @@ in kernels_cuda/epilogue.cuh.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 import numpy as np
@@ -16,8 +17,8 @@ import numpy as np
 from gpuq import numerics
 from gpuq.cuda import binary, elementwise
 from gpuq.cuda.epilogue import Fusion
-from gpuq.numerics import Rule
-from gpuq.ops.add import AddSpec
+from gpuq.numerics import V1U_BLOCKS, Rule, uniform
+from gpuq.ops.add import AddSpec, one_rule
 from gpuq.ops.broadcast import BinarySpec
 from gpuq.ops.spec import Spec
 from gpuq.ops.sub import SubSpec
@@ -44,9 +45,11 @@ def is_sum(spec: Spec) -> TypeGuard[BinarySpec]:
     return isinstance(spec, AddSpec | SubSpec) and spec.a_shape == spec.b_shape
 
 
-def can_follow(spec: Spec) -> bool:
-    """Whether an operator can run in the kernel before it."""
-    return elementwise.is_map(spec) or is_sum(spec)
+def can_follow(spec: Spec, rule: Rule) -> bool:
+    """Whether an operator can run in the kernel before it: one rule for all its elements."""
+    if is_sum(spec):
+        return one_rule(spec, rule.rounding) is not None
+    return elementwise.is_map(spec) and uniform(rule.rounding, math.prod(spec.output_shape)) not in V1U_BLOCKS
 
 
 def pack(followers: Sequence[Follower]) -> Fusion:
@@ -63,7 +66,8 @@ def pack(followers: Sequence[Follower]) -> Fusion:
         if not is_sum(spec):
             codes = elementwise.pack_map(spec, follower.rule).table.view(np.uint8)[codes].astype(np.int64)
             continue
-        layer = binary.pack_sum_or_product(spec, follower.rule)
+        rounding = one_rule(spec, follower.rule.rounding) or follower.rule.rounding
+        layer = binary.pack_sum_or_product(spec, replace(follower.rule, rounding=rounding))
         # By the chain's first code, as the convolution gives it.
         values = (layer.values[follower.operand][codes], layer.values[1 - follower.operand])
         lines = [binary.affine(each, dtype) for each in values]

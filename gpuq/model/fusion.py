@@ -10,12 +10,13 @@ Two things are joined, where the bits stay equal:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gpuq.cuda.fusion import can_follow, is_sum
 from gpuq.errors import InputValueError
 from gpuq.model.graph import Graph, Node
+from gpuq.numerics import Rule
 from gpuq.ops.conv2d import Conv2dSpec
 from gpuq.ops.depthwise_conv2d import DepthwiseConv2dSpec
 from gpuq.ops.fully_connected import FullyConnectedSpec
@@ -49,12 +50,13 @@ def single(nodes: Sequence[Node]) -> list[Group]:
     return [Group(node.spec, (node,), node.inputs) for node in nodes]
 
 
-def fused(graph: Graph, nodes: Sequence[Node], constants: Collection[int]) -> list[Group]:
+def fused(graph: Graph, nodes: Sequence[Node], constants: Collection[int], rules: Mapping[int, Rule]) -> list[Group]:
     """Operators joined where the bits stay equal.
 
     Args:
         nodes: in the order of execution.
         constants: tensors whose values are known.
+        rules: of every operator, by its index.
     """
     groups = _without_pads(graph, single(nodes))
     uses = _uses(graph, groups)
@@ -66,7 +68,10 @@ def fused(graph: Graph, nodes: Sequence[Node], constants: Collection[int]) -> li
         if head.nodes[0].index in taken:
             continue
         group = head
-        while (reader := _follower(graph, group, uses, readers, constants)) and reader.nodes[0].index not in taken:
+        while True:
+            reader = _follower(graph, group, uses, readers, constants, rules)
+            if reader is None or reader.nodes[0].index in taken:
+                break
             position = reader.inputs.index(group.outputs[0])
             taken.add(reader.nodes[0].index)
             rest = tuple(index for place, index in enumerate(reader.inputs) if place != position)
@@ -83,14 +88,21 @@ def fused(graph: Graph, nodes: Sequence[Node], constants: Collection[int]) -> li
 
 
 def _follower(
-    graph: Graph, group: Group, uses: Counter[int], readers: dict[int, Group], constants: Collection[int]
+    graph: Graph,
+    group: Group,
+    uses: Counter[int],
+    readers: dict[int, Group],
+    constants: Collection[int],
+    rules: Mapping[int, Rule],
 ) -> Group | None:
     """The operator that can run behind a group in its kernel: the only one that reads its output."""
     if not isinstance(group.spec, Conv2dSpec | DepthwiseConv2dSpec | FullyConnectedSpec):
         return None
     (output,) = group.outputs
     reader = readers.get(output)
-    if reader is None or uses[output] != 1 or not can_follow(reader.spec):
+    if reader is None or uses[output] != 1:
+        return None
+    if not can_follow(reader.spec, rules[reader.nodes[0].index]):
         return None
     dtypes = {group.spec.activation_dtype, reader.spec.activation_dtype, graph.tensors[reader.outputs[0]].dtype}
     # What follows goes by tables of 8-bit codes.

@@ -182,7 +182,7 @@ def plan_program(
             live.append(node)
     fuse = fuse and launcher is not None
     views = [node for node in live if node.spec.is_view]
-    groups = fusion.fused(graph, live, constants) if fuse else fusion.single(live)
+    groups = fusion.fused(graph, live, constants, rules) if fuse else fusion.single(live)
     launched = [group for group in groups if not group.spec.is_view]
     roots = placement.storage_roots(graph, views, [index for group in launched for index in group.outputs])
     plans, reads, inside = _pack(graph, launched, rules, constants, roots, launcher, fuse)

@@ -3,9 +3,10 @@
     v_i = V1((q_i - zp_i) * 2^20, s_i / (2 * max(s_a, s_b)))
     y   = clamp(zp_y + V1(v_a + v_b, 2 * max(s_a, s_b) / (2^20 * s_y)))
 
-int16 has 15 extra bits. There, LiteRT's optimized kernels take the right shift of an input's factor off the left shift
-by these bits, before the product, in whole blocks of 16 elements (where nothing is broadcast). int16 with scales that
-are powers of two, where the file asks for it (pot_scale_int16), only shifts, RDBP as in V1:
+int16 has 15 extra bits. LiteRT's optimized kernels treat the right shift of an input's factor otherwise in whole blocks
+of a row's elements: int8 and int16 take it off the left shift by the extra bits, before the product, in blocks of 16;
+uint8, and int8 in rows that meet one element of the other operand, truncate in blocks of 8. int16 with scales that are
+powers of two, where the file asks for it (pot_scale_int16), only shifts, RDBP as in V1:
 
     y = clamp(RDBP(q_a, log2(s_y / s_a)) + RDBP(q_b, log2(s_y / s_b))), one of the two shifts 0
 
@@ -22,7 +23,9 @@ XNNPACK src/microparams-init.c (xnn_init_qs8_add_minmax_scalar_params), src/xnnp
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,7 +33,7 @@ import numpy.typing as npt
 
 from gpuq import numerics
 from gpuq.numerics import Rounding, Rule
-from gpuq.ops.broadcast import BinarySpec
+from gpuq.ops.broadcast import BinarySpec, BroadcastSpec
 from gpuq.ops.spec import INT16, clamp_to
 
 EXTRA_BITS = 20
@@ -53,8 +56,23 @@ class AddSpec(BinarySpec):
         )
 
 
-SUM_BLOCK = 16
-"""Elements of a whole block of rule v1_early_shift_block16."""
+SUM_BLOCKS: Mapping[Rounding, int] = MappingProxyType(
+    {Rounding.V1_EARLY_SHIFT_BLOCK16: 16, Rounding.V1_FLOOR_BLOCK8: 8}
+)
+"""Elements of a whole block of each rule that treats inputs otherwise there; the rest of a row goes by V1."""
+
+
+def in_blocks(spec: BroadcastSpec, rounding: Rounding) -> npt.NDArray[np.bool_]:
+    """(elements of a run,) which of them lie in whole blocks of their row; all of them under other rules."""
+    block = SUM_BLOCKS.get(rounding, 1)
+    row, _ = spec.row if block > 1 else (1, False)
+    return np.arange(math.prod(spec.output_shape)) % max(row, 1) < row // block * block
+
+
+def one_rule(spec: BroadcastSpec, rounding: Rounding) -> Rounding | None:
+    """The rule that all elements go by: this one where all lie in whole blocks, V1 where none does; else None."""
+    whole = in_blocks(spec, rounding)
+    return rounding if whole.all() else None if whole.any() else Rounding.V1
 
 
 def extra_bits(spec: BinarySpec) -> int:
@@ -105,17 +123,13 @@ def scaled_sum(spec: BinarySpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray
         codes = (a_centred * a_multiplier + sign * b_centred * b_multiplier + (1 << (shift - 1))) >> shift
     else:
         a_factor, b_factor, out_factor = sum_factors(spec, rule.rounding)
-        early_shift = rule.rounding is Rounding.V1_EARLY_SHIFT_BLOCK16
         rounding = of_sums(rule.rounding)
-        first = Rounding.V1 if early_shift else rule.rounding
-        total = scaled_input(spec, first, a_centred, a_factor)
-        total = total + sign * scaled_input(spec, first, b_centred, b_factor)
-        if early_shift:
-            early = scaled_input(spec, rule.rounding, a_centred, a_factor)
-            early = early + sign * scaled_input(spec, rule.rounding, b_centred, b_factor)
-            size = math.prod(spec.output_shape)
-            whole = np.arange(size) < size // SUM_BLOCK * SUM_BLOCK
-            total = np.where(whole.reshape(total.shape[1:]), early, total)
+        total = scaled_input(spec, rule.rounding, a_centred, a_factor)
+        total = total + sign * scaled_input(spec, rule.rounding, b_centred, b_factor)
+        if rule.rounding in SUM_BLOCKS:
+            rest = scaled_input(spec, Rounding.V1, a_centred, a_factor)
+            rest = rest + sign * scaled_input(spec, Rounding.V1, b_centred, b_factor)
+            total = np.where(in_blocks(spec, rule.rounding).reshape(total.shape[1:]), total, rest)
         codes = numerics.requantize(total, rounding, np.array(out_factor))
     act_min, act_max = numerics.activation_range(spec.activation, spec.out_quant, rule.bounds)
     return clamp_to(codes + spec.out_quant.scalar_zero_point(), act_min, act_max, spec.out_quant.dtype)
@@ -123,7 +137,7 @@ def scaled_sum(spec: BinarySpec, rule: Rule, a: npt.NDArray[Any], b: npt.NDArray
 
 def of_sums(rounding: Rounding) -> Rounding:
     """How the sum of both inputs becomes a code, where a rule says more of the inputs themselves."""
-    return Rounding.V1 if rounding in (Rounding.V1_EARLY_SHIFT_BLOCK16, Rounding.POWER_OF_TWO) else rounding
+    return Rounding.V1 if rounding in (*SUM_BLOCKS, Rounding.POWER_OF_TWO) else rounding
 
 
 def scaled_input(
@@ -131,14 +145,16 @@ def scaled_input(
 ) -> npt.NDArray[np.int64]:
     """An input times its factor and 2^(extra bits).
 
-    With an early shift the factor's right shift shortens the left one; what it shifts beyond, it truncates. Powers of
-    two only shift right, and there are no extra bits.
+    With an early shift the factor's right shift shortens the left one; what it shifts beyond, it truncates, as the
+    right shift of the other rule of blocks does. Powers of two only shift right, and there are no extra bits.
     """
     if rounding is Rounding.POWER_OF_TWO:
         return numerics.rounding_divide_by_pot(centred, -round(math.log2(factor)))
-    if rounding is not Rounding.V1_EARLY_SHIFT_BLOCK16:
+    if rounding not in SUM_BLOCKS:
         return numerics.requantize(centred << extra_bits(spec), rounding, np.array(factor))
     multiplier, shift = numerics.quantize_multiplier(factor)
+    if rounding is Rounding.V1_FLOOR_BLOCK8:
+        return numerics.saturating_rounding_doubling_high_mul(centred << extra_bits(spec), multiplier) >> -shift
     left = extra_bits(spec) + shift
     shifted = centred << left if left >= 0 else centred >> -left
     return numerics.saturating_rounding_doubling_high_mul(shifted, multiplier)

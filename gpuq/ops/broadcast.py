@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -36,6 +37,32 @@ class BroadcastSpec(Spec):
     def output_shape(self) -> Shape:
         return tuple(np.broadcast_shapes(self.a_shape, self.b_shape))
 
+    @property
+    def row(self) -> tuple[int, bool]:
+        """(elements that LiteRT's optimized kernels have in one loop, whether one operand is a single element there).
+
+        Their five nested loops take dimensions that both operands have, that only the second has, both, only the first,
+        both, from the back; other patterns, and they go element by element: (1, False).
+        Source: LiteRT tflite/kernels/internal/reference/process_broadcast_shapes.h.
+        """
+        rank = len(self.output_shape)
+        a, b = ((1,) * (rank - len(shape)) + shape for shape in (self.a_shape, self.b_shape))
+        if a == b:
+            return math.prod(a), False
+        pairs = list(zip(a, b, strict=True))
+        last = next(pair for pair in reversed(pairs) if pair[0] != pair[1])
+        if last[0] != 1:
+            pairs = [(second, first) for first, second in pairs]
+        loops = []
+        for holds in (_equal, _first_is_1, _equal, _second_is_1, _equal):
+            size = 1
+            while pairs and holds(*pairs[-1]):
+                size *= max(pairs.pop())
+            loops.append(size)
+        if pairs:
+            return 1, False
+        return (loops[1], True) if loops[0] == 1 else (loops[0], False)
+
     def aligned(self, *operands: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Both operands with their run axis in front and ranks made equal, so that NumPy broadcasts them."""
         rank = len(self.output_shape)
@@ -45,6 +72,18 @@ class BroadcastSpec(Spec):
 
         a, b = operands
         return widen(a, self.a_shape), widen(b, self.b_shape)
+
+
+def _equal(first: int, second: int) -> bool:
+    return first == second
+
+
+def _first_is_1(first: int, second: int) -> bool:
+    return first == 1
+
+
+def _second_is_1(first: int, second: int) -> bool:
+    return second == 1
 
 
 @dataclass(frozen=True, kw_only=True)
