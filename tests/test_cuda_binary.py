@@ -298,11 +298,13 @@ PAIRS: dict[str, Any] = {
 @pytest.mark.parametrize("rounding", [Rounding.V1_EARLY_SHIFT_BLOCK16, Rounding.V1_FLOOR_BLOCK8])
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 def test_sums_in_blocks(launcher: HostLauncher, dtype: str, rounding: Rounding, seed: int) -> None:
-    """Whole rows, rows shorter than a block, and one row with a rest; output scales so small that one unit shows."""
+    """Whole rows, rows shorter than a block, and rows with a rest; output scales so small that one unit shows."""
     rng = np.random.default_rng([seed, dtype == "int8"])
     rule = Rule(rounding)
-    for shapes in (((3, 64), (64,)), ((64,), (3, 1)), ((5, 3), (3,)), ((7, 37), (7, 37)), ((4,), (4,))):
-        for _ in range(4):
+    whole_or_short = ((3, 64), (64,)), ((64,), (3, 1)), ((5, 3), (3,)), ((4,), (4,))
+    with_a_rest = ((7, 37), (7, 37)), ((3, 37), (37,)), ((3, 37), (3, 1)), ((), (21,)), ((2, 1, 3, 17), (2, 5, 1, 17))
+    for shapes in (*whole_or_short, *with_a_rest, *(pair[::-1] for pair in with_a_rest)):
+        for case in range(4):
             a_quant, b_quant = random_quant(rng, dtype, -1, 1), random_quant(rng, dtype, -3, -1)
             largest = max(a_quant.scalar_scale(), b_quant.scalar_scale())
             out_quant = Quant(np.float32(largest * 2.0**-18), a_quant.scalar_zero_point(), dtype=dtype)
@@ -314,12 +316,15 @@ def test_sums_in_blocks(launcher: HostLauncher, dtype: str, rounding: Rounding, 
                 )
                 for shape, quant in zip(shapes, (a_quant, b_quant), strict=True)
             )
-            want = add.reference(spec, rule, a, b)
-            layer = pack(spec, rule)
-            run_layer(launcher, layer, [a, b], want, rng, f"seed {seed}: {rule}, {spec}", gaps=False)
-    spec = AddSpec(a_shape=(3, 37), b_shape=(37,), a_quant=a_quant, b_quant=b_quant, out_quant=out_quant)
-    with pytest.raises(InputValueError, match="rows of 37 elements, of which some lie behind whole blocks"):
-        pack(spec, rule)
+            inputs, constants = [a, b], [None, None]
+            if case % 2:
+                constant = int(rng.integers(2))
+                constants[constant] = inputs[constant][0]
+                inputs[constant] = inputs[constant][:1]
+            want = add.reference(spec, rule, *inputs)
+            layer = pack(spec, rule, *constants)
+            given = [each for each, fixed in zip(inputs, constants, strict=True) if fixed is None]
+            run_layer(launcher, layer, given, want, rng, f"seed {seed}: {rule}, {spec}", gaps=False)
 
 
 @pytest.mark.slow

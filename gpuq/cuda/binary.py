@@ -260,14 +260,16 @@ class BinaryLayer(OnlyWayLayer):
 
 @dataclass(frozen=True, eq=False)
 class BlockwiseLayer(Contiguous, OnlyWayLayer):
-    """A sum by a rule of blocks: the elements in whole blocks of a run are one layer, those behind another.
+    """A sum by a rule of blocks: of each row the elements in whole blocks are one layer, those behind another.
 
     Attributes:
-        parts: (first element of a run, layer of the elements from there on), one or two.
+        parts: (first element of a row, layer of the elements from there on), two.
+        rows: the operands' shapes, whose last dimensions are rows, or 1 for a single element.
     """
 
     spec: BinarySpec
     parts: tuple[tuple[int, BinaryLayer], ...]
+    rows: tuple[Shape, Shape]
 
     @property
     def constants(self) -> Mapping[str, npt.NDArray[Any]]:
@@ -275,7 +277,13 @@ class BlockwiseLayer(Contiguous, OnlyWayLayer):
 
     @property
     def x_shapes(self) -> tuple[tuple[int, int, int], ...]:
-        return (self.y_shape,) * len(self.parts[0][1].x_shapes)
+        return tuple((1, 1, math.prod(shape)) for shape in self._given)
+
+    @property
+    def _given(self) -> list[Shape]:
+        """Shapes of the operands that are no constants."""
+        operands = self.parts[0][1].operands
+        return [shape for shape, codes in zip(self.rows, operands, strict=True) if codes is None]
 
     @property
     def y_shape(self) -> tuple[int, int, int]:
@@ -287,12 +295,21 @@ class BlockwiseLayer(Contiguous, OnlyWayLayer):
 
     def launches(self, choice: OnlyChoice, inputs: Sequence[ImageLayout], output: ImageLayout) -> Sequence[Launch]:
         found: list[Launch] = []
+        shapes = [*self._given, tuple(np.broadcast_shapes(*self.rows))]
         for first, part in self.parts:
-            *xs, y = (replace(each, offset=each.offset + first * each.itemsize) for each in (*inputs, output))
+            *xs, y = (
+                _from_element(first, shape, layout) for shape, layout in zip(shapes, (*inputs, output), strict=True)
+            )
             launches = part.launches(choice, xs, y)
             there = {name: Slot(f"part{first}_{name}") for name in part.constants}
             found += [renamed(launch, there) for launch in launches]
         return found
+
+
+def _from_element(first: int, shape: Shape, layout: ImageLayout) -> ImageLayout:
+    """Contiguous memory of this shape, of each row the elements from `first` on; rows of one element stay."""
+    whole = ImageLayout.contiguous(layout.images, *image_shape(shape), layout.misalignment, layout.itemsize)
+    return replace(whole, offset=layout.offset + (first * layout.itemsize if shape[-1] > 1 else 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -363,21 +380,19 @@ def pack(
     rounding = one_rule(spec, rule.rounding)
     if rounding is not None:
         return pack_sum_or_product(spec, replace(rule, rounding=rounding), a, b)
-    size = math.prod(spec.output_shape)
-    spec.require(
-        spec.row[0] == size,
-        f"rows of {spec.row[0]} elements, of which some lie behind whole blocks, have no CUDA kernel under rule "
-        f"{rule.rounding.value}",
-    )
-    block = SUM_BLOCKS[rule.rounding]
-    whole = size // block * block
+    assert spec.rows is not None
+    row, block = spec.row[0], SUM_BLOCKS[rule.rounding]
+    whole = row // block * block
     parts = []
-    for first, stop, rounding in ((0, whole, rule.rounding), (whole, size, Rounding.V1)):
-        if first < stop:
-            part = replace(spec, a_shape=(stop - first,), b_shape=(stop - first,))
-            operands = [None if each is None else each.reshape(-1)[first:stop] for each in (a, b)]
-            parts.append((first, pack_sum_or_product(part, replace(rule, rounding=rounding), *operands)))
-    return BlockwiseLayer(spec, tuple(parts))
+    for first, stop, rounding in ((0, whole, rule.rounding), (whole, row, Rounding.V1)):
+        shapes = [(*shape[:-1], min(shape[-1], stop - first)) for shape in spec.rows]
+        operands = [
+            None if each is None else each.reshape(shape)[..., first:stop] if shape[-1] > 1 else each.reshape(shape)
+            for each, shape in zip((a, b), spec.rows, strict=True)
+        ]
+        part = replace(spec, a_shape=shapes[0], b_shape=shapes[1])
+        parts.append((first, pack_sum_or_product(part, replace(rule, rounding=rounding), *operands)))
+    return BlockwiseLayer(spec, tuple(parts), spec.rows)
 
 
 def pack_sum_or_product(

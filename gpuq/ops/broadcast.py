@@ -38,30 +38,42 @@ class BroadcastSpec(Spec):
         return tuple(np.broadcast_shapes(self.a_shape, self.b_shape))
 
     @property
-    def row(self) -> tuple[int, bool]:
-        """(elements that LiteRT's optimized kernels have in one loop, whether one operand is a single element there).
+    def rows(self) -> tuple[Shape, Shape] | None:
+        """Both shapes as LiteRT's optimized kernels walk them: up to five nested loops, the last one over a row.
 
-        Their five nested loops take dimensions that both operands have, that only the second has, both, only the first,
-        both, from the back; other patterns, and they go element by element: (1, False).
+        From the back they take dimensions that both operands have, that only the second has, both, only the first,
+        both. None for other patterns, which go element by element.
         Source: LiteRT tflite/kernels/internal/reference/process_broadcast_shapes.h.
         """
         rank = len(self.output_shape)
         a, b = ((1,) * (rank - len(shape)) + shape for shape in (self.a_shape, self.b_shape))
         if a == b:
-            return math.prod(a), False
+            return (math.prod(a),), (math.prod(a),)
         pairs = list(zip(a, b, strict=True))
-        last = next(pair for pair in reversed(pairs) if pair[0] != pair[1])
-        if last[0] != 1:
+        # The second is the one that has the last dimension that is not in both.
+        swapped = next(first for first, second in reversed(pairs) if first != second) != 1
+        if swapped:
             pairs = [(second, first) for first, second in pairs]
-        loops = []
+        loops: list[int] = []
         for holds in (_equal, _first_is_1, _equal, _second_is_1, _equal):
             size = 1
             while pairs and holds(*pairs[-1]):
                 size *= max(pairs.pop())
-            loops.append(size)
+            loops.insert(0, size)
         if pairs:
+            return None
+        both, of_first, between, of_second, row = loops
+        end = () if row == 1 else (row,)
+        first, second = (both, of_first, between, 1, *end), (both, 1, between, of_second, *end)
+        return (second, first) if swapped else (first, second)
+
+    @property
+    def row(self) -> tuple[int, bool]:
+        """(elements of a row, whether one operand is a single element there); (1, False) where there are no rows."""
+        if self.rows is None:
             return 1, False
-        return (loops[1], True) if loops[0] == 1 else (loops[0], False)
+        a, b = (shape[-1] for shape in self.rows)
+        return max(a, b), a != b
 
     def aligned(self, *operands: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Both operands with their run axis in front and ranks made equal, so that NumPy broadcasts them."""
