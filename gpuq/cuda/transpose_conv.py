@@ -137,7 +137,7 @@ class Rest:
         elements = x.images // spec.images * rest
         blocks = -(-elements * 32 // THREADS)
         if max(4 * blocks, spec.run_elements) >= 1 << 31:
-            raise spec.fail(f"{elements} elements of {spec.run_elements} in one launch; use a smaller batch")
+            raise spec.fail(f"{elements} elements in one launch; the limit is 2^31 - 1, use a smaller batch")
         quants = (spec.x_quant, spec.w_quant, spec.out_quant)
         return Launch(
             rest_kernel(),
