@@ -31,6 +31,7 @@ from gpuq.ops.fully_connected import FullyConnectedSpec
 from gpuq.ops.logistic import LogisticSpec
 from gpuq.ops.max_pool_2d import MaxPool2dSpec
 from gpuq.ops.pad import PadSpec
+from gpuq.ops.quantize import QuantizeSpec
 from gpuq.ops.registry import constant_operands, reference
 from gpuq.ops.relu import ReluSpec
 from gpuq.ops.reshape import ReshapeSpec
@@ -170,8 +171,8 @@ class Uploads:
         return {name: Pointer(array) for name, array in arrays.items()}
 
 
-def planned(graph: Graph) -> Program:
-    return plan_program(graph, Device("cuda"), PROFILE, Uploads())  # type: ignore[arg-type]
+def planned(graph: Graph, profile: str = PROFILE) -> Program:
+    return plan_program(graph, Device("cuda"), profile, Uploads())  # type: ignore[arg-type]
 
 
 def view(arena: np.ndarray, operand: Operand, runs: int) -> np.ndarray:
@@ -403,6 +404,17 @@ def test_a_sum_follows_once(net: Net) -> None:
     x = net.tensor((1, 4, 4, 8), Q)
     program = check(net.graph((x,), (net.sum(net.sum(net.conv(x, 8), x), x),)), net.rng, "")
     assert ops(program) == ["CONV_2D+ADD", "ADD"]
+
+
+@pytest.mark.parametrize(("channels", "joined"), [(16, True), (3, True), (18, False)])
+def test_what_goes_by_blocks_of_elements_follows_where_there_is_one_rule(net: Net, channels: int, joined: bool) -> None:
+    """Requantization in litert_opt: whole blocks of 16 elements alone, none of them, and a block with a rest."""
+    made = net.conv(net.tensor((1, 1, 1, 4), net.quant(0.05, 3)), channels)
+    out = net.quant(0.07, 1)
+    spec = QuantizeSpec(shape=net.shape(made), x_quant=net.of(made), out_quant=out)
+    graph = net.graph((0,), (net.add_node(spec, (made,), net.shape(made), out),))
+    assert ops(planned(graph, "litert_opt")) == (["CONV_2D+QUANTIZE"] if joined else ["CONV_2D", "QUANTIZE"])
+    assert ops(planned(graph, "litert_ref")) == ["CONV_2D+QUANTIZE"]
 
 
 @pytest.mark.parametrize("depthwise", [False, True])
