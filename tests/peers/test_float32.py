@@ -24,7 +24,7 @@ from .one_operator import TensorDef, build, constant
 from .runtimes import PEERS, PeerRefused
 
 PROFILES = ("litert_ref", "litert_opt", "xnnpack")
-BOUND = 64 * 2.0**-24
+BOUND = 128 * 2**-24
 TANH_ULPS = 2
 CASES = layers_each(6)
 
