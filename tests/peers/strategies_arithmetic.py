@@ -16,13 +16,13 @@ from .strategies import (
     BOTH,
     INT8_ONLY,
     MAX_MACS,
-    XNNPACK_LARGEST,
     Case,
     Source,
     close,
     coarse,
     code_by_code,
     dyadic,
+    largest_factor,
     layer,
     rescaling,
     shape,
@@ -533,7 +533,7 @@ def batch_matmul(draw: DrawFn, pairs: Sequence[tuple[str, str]] = (("int8", "int
 
 @st.composite
 def transpose_conv(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = False) -> Case:
-    """xnnpack: what XNNPACK defines, see XNNPACK_LARGEST."""
+    """xnnpack: what XNNPACK defines, see largest_factor."""
     source = Source(draw, "TRANSPOSE_CONV")
     dtype = source.pick("dtype", dtypes)
     padding = source.pick("padding", ["SAME", "VALID"])
@@ -560,7 +560,7 @@ def transpose_conv(draw: DrawFn, dtypes: Sequence[str] = BOTH, xnnpack: bool = F
     x = source.activations((source.first, *size, in_c), dtype, in_zp)
     w_dtype = "int8" if dtype == "int16" else dtype
     w = source.codes((out_c, *kernel, in_c), w_dtype, w_zp)
-    largest = XNNPACK_LARGEST if xnnpack else 2.0**18 if dtype == "uint8" else 2.0**29
+    largest = largest_factor(dtype, xnnpack, dtype == "int16")
     drawn = layer(source, x, in_zp, w, w_zp, 0, per_channel, bias_mode, largest, xnnpack, dtype == "int16")
     out_shape = (source.first, *out_size, out_c)
     inputs: list[TensorDef | None] = [
