@@ -242,7 +242,7 @@ TFLM: dict[str, tuple[Callable[[], SearchStrategy[Case]], int]] = {
 }
 
 
-OPTIMIZED = {op: (strategy, -(-examples // 5)) for op, (strategy, examples) in LITERT.items()} | {
+OPTIMIZED = {op: (strategy, -(-examples // 4)) for op, (strategy, examples) in LITERT.items()} | {
     "SUM": (partial(sums.total, in_float=True), 60),
     "ELU": (sums.elu, 40),
     "TANH": (sums.tanh, 40),
