@@ -57,6 +57,8 @@ def distance(path: Path, base: str, other: str, inputs: int) -> str:
             largest = max(largest, int(gap.max()))
             if index in graph.outputs:
                 largest_output = max(largest_output, int(gap.max()))
+    if not values:
+        return f"| {path.stem} | {other}, {base} | float32 alone | | | |"
     share = f"{100 * differing / values:.3f} %"
     return f"| {path.stem} | {other}, {base} | {share} | {largest} | {largest_output} | {values} |"
 
