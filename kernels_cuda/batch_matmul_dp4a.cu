@@ -7,12 +7,10 @@
 // four codes along k in a word, whichever way the operands lie in memory. Strides are in bytes; codes beyond
 // a matrix are 0, which adds nothing.
 
+#include "batch_matmul.cuh"
 #include "epilogue.cuh"
 
-#define BM 64
-#define BN 64
 #define WORDS 8
-#define THREADS 256
 
 // Four codes along k as a word.
 __device__ __forceinline__ int load_word(const unsigned char* source, int k, int depth, int k_stride) {
@@ -41,15 +39,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int column_tile = static_cast<int>(blockIdx.x) % column_tiles;
   const int row_tile = static_cast<int>(blockIdx.x) / column_tiles % row_tiles;
   const int batch = static_cast<int>(blockIdx.x) / column_tiles / row_tiles;
-  int rest = batch;
-  a += rest % size_0 * a_0;
-  b += rest % size_0 * b_0;
-  rest /= size_0;
-  a += rest % size_1 * a_1;
-  b += rest % size_1 * b_1;
-  rest /= size_1;
-  a += rest % size_2 * a_2 + rest / size_2 * a_3;
-  b += rest % size_2 * b_2 + rest / size_2 * b_3;
+  a += batch_offset(batch, size_0, size_1, size_2, a_0, a_1, a_2, a_3);
+  b += batch_offset(batch, size_0, size_1, size_2, b_0, b_1, b_2, b_3);
 
   int sums[4][4];
   int row_sums[4];

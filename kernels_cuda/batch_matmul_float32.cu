@@ -6,12 +6,10 @@
 // whichever way the operands lie in memory. Sums begin with -0 and end with products of it, which change no
 // number: 0 would make 0 of -0.
 
+#include "batch_matmul.cuh"
 #include "float32.cuh"
 
-#define BM 64
-#define BN 64
 #define BK 16
-#define THREADS 256
 
 // Blocks: ((batch * row tiles) + row tile) * column tiles + column tile. Strides in elements; size_0 and the
 // first strides are the innermost batch dimension's.
@@ -27,15 +25,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int column_tile = static_cast<int>(blockIdx.x) % column_tiles;
   const int row_tile = static_cast<int>(blockIdx.x) / column_tiles % row_tiles;
   const int batch = static_cast<int>(blockIdx.x) / column_tiles / row_tiles;
-  int rest = batch;
-  a += rest % size_0 * a_0;
-  b += rest % size_0 * b_0;
-  rest /= size_0;
-  a += rest % size_1 * a_1;
-  b += rest % size_1 * b_1;
-  rest /= size_1;
-  a += rest % size_2 * a_2 + rest / size_2 * a_3;
-  b += rest % size_2 * b_2 + rest / size_2 * b_3;
+  a += batch_offset(batch, size_0, size_1, size_2, a_0, a_1, a_2, a_3);
+  b += batch_offset(batch, size_0, size_1, size_2, b_0, b_1, b_2, b_3);
 
   float sums[4][4];
 #pragma unroll

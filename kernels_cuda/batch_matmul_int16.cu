@@ -7,15 +7,13 @@
 // codes along k in a word, whichever way the operands lie in memory. Strides are in codes; codes beyond a
 // matrix are 0, which adds nothing.
 
+#include "batch_matmul.cuh"
 #include "epilogue.cuh"
 
 // B     type of b's codes: int16_t or int8_t
 // and those of epilogue.cuh, of int16 codes
 
-#define BM 64
-#define BN 64
 #define WORDS 16
-#define THREADS 256
 
 // Two codes along k as a word.
 template <class T>
@@ -52,15 +50,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
   const int batch = static_cast<int>(blockIdx.x) / column_tiles / row_tiles;
   const int16_t* a = reinterpret_cast<const int16_t*>(a_bytes);
   const B* b = reinterpret_cast<const B*>(b_bytes);
-  int rest = batch;
-  a += rest % size_0 * a_0;
-  b += rest % size_0 * b_0;
-  rest /= size_0;
-  a += rest % size_1 * a_1;
-  b += rest % size_1 * b_1;
-  rest /= size_1;
-  a += rest % size_2 * a_2 + rest / size_2 * a_3;
-  b += rest % size_2 * b_2 + rest / size_2 * b_3;
+  a += batch_offset(batch, size_0, size_1, size_2, a_0, a_1, a_2, a_3);
+  b += batch_offset(batch, size_0, size_1, size_2, b_0, b_1, b_2, b_3);
 
   long long sums[4][4];
 #pragma unroll

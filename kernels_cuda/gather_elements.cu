@@ -5,22 +5,10 @@
 // An item is one element or several neighbouring ones that stay together. The table is the same for every
 // run. One thread moves one item; neighbouring threads write neighbouring items.
 
-#include "portable.cuh"
+#include "items.cuh"
 
 // ITEM      bytes of an item: 1, 2, 4, 8 or 16; all addresses are multiples of it
 // THREADS   of a block
-
-#if ITEM == 16
-typedef int4 Item;
-#elif ITEM == 8
-typedef int2 Item;
-#elif ITEM == 4
-typedef int Item;
-#elif ITEM == 2
-typedef unsigned short Item;
-#else
-typedef unsigned char Item;
-#endif
 
 // items: of one run of y; threads: of all runs. Pitches in items. fill: an item.
 extern "C" __global__ void __launch_bounds__(THREADS)

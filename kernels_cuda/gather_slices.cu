@@ -10,23 +10,12 @@
 //
 // A thread moves one item of a slice; neighbouring threads write neighbouring items.
 
+#include "items.cuh"
 #include "status.cuh"
 
 // INDEX     type of an index
 // ITEM      bytes of an item: 1, 2, 4, 8 or 16; slices and all addresses are multiples of it
 // THREADS   of a block
-
-#if ITEM == 16
-typedef int4 Item;
-#elif ITEM == 8
-typedef int2 Item;
-#elif ITEM == 4
-typedef int Item;
-#elif ITEM == 2
-typedef unsigned short Item;
-#else
-typedef unsigned char Item;
-#endif
 
 // items: of a slice; threads: of all runs. axes: of each index its dimension's size, and its stride in bytes.
 // Pitches of x in bytes, that of the indices in elements; 0 where all runs share them.
