@@ -74,9 +74,7 @@ def quick_model(graph: Graph, device: str) -> Model:
     "auto" is the CPU where the network has operators without a CUDA kernel, and so is "litert".
     """
     refused: UnsupportedModel | None = None
-    for name in _candidates("cpu" if device == LITERT else device):
-        if name == LITERT:
-            continue
+    for name in [each for each in _candidates(device) if each != LITERT] or ["cpu"]:
         where = resolve_device(name)
         orders = ("litert_opt", "litert_ref") if where.kind == "cpu" else ("litert_ref", "litert_opt")
         for numerics in orders:

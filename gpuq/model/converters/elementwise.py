@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -24,14 +25,22 @@ from gpuq.ops.squared_difference import SquaredDifferenceSpec
 from gpuq.ops.unary import UnarySpec
 
 
+def _pair(view: OperatorView) -> dict[str, Any]:
+    """What every operator on two tensors of codes has."""
+    a, b = view.x(0), view.x(1)
+    return {
+        "a_shape": a.shape,
+        "b_shape": b.shape,
+        "a_quant": view.quant(a),
+        "b_quant": view.quant(b),
+        "out_quant": view.quant(view.out),
+    }
+
+
 def binary(spec_type: type[BinarySpec]) -> Callable[[OperatorView], Converted]:
     def convert(view: OperatorView) -> Converted:
         spec = spec_type(
-            a_shape=view.x(0).shape,
-            b_shape=view.x(1).shape,
-            a_quant=view.quant(view.x(0)),
-            b_quant=view.quant(view.x(1)),
-            out_quant=view.quant(view.out),
+            **_pair(view),
             activation=view.activation,
             pot_scale_int16=view.x().dtype == INT16 and spec_type is not MulSpec and bool(view.option("PotScaleInt16")),
         )
@@ -41,26 +50,13 @@ def binary(spec_type: type[BinarySpec]) -> Callable[[OperatorView], Converted]:
 
 
 def div(view: OperatorView) -> Converted:
-    spec = DivSpec(
-        a_shape=view.x(0).shape,
-        b_shape=view.x(1).shape,
-        a_quant=view.quant(view.x(0)),
-        b_quant=view.quant(view.x(1)),
-        out_quant=view.quant(view.out),
-        activation=view.activation,
-    )
+    spec = DivSpec(**_pair(view), activation=view.activation)
     return spec, spec.output_shape
 
 
 def codes(spec_type: type[PreluSpec] | type[SquaredDifferenceSpec]) -> Callable[[OperatorView], Converted]:
     def convert(view: OperatorView) -> Converted:
-        spec = spec_type(
-            a_shape=view.x(0).shape,
-            b_shape=view.x(1).shape,
-            a_quant=view.quant(view.x(0)),
-            b_quant=view.quant(view.x(1)),
-            out_quant=view.quant(view.out),
-        )
+        spec = spec_type(**_pair(view))
         if isinstance(spec, PreluSpec) and spec.output_shape != spec.a_shape:
             raise view.fail(f"alpha {shape_text(spec.b_shape)} must broadcast to input {shape_text(spec.a_shape)}")
         return spec, spec.output_shape
