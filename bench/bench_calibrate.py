@@ -15,12 +15,14 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench.bench_models import REPOSITORY, machine, material, write_json
+from gpuq.model.graph import Graph
 from gpuq.model.tflite_reader import read
 from gpuq.ptq.calibration import watch
 from gpuq.ptq.observers import MinMax
@@ -60,18 +62,17 @@ def row(path: Path, images: int, batch: int, devices: Sequence[str], repeats: in
     shape = graph.tensors[graph.inputs[0]].shape
     x = np.random.default_rng(0).uniform(0, 1, (images, *shape[1:])).astype(np.float32)
 
-    def calibration(device: str) -> Callable[[], None]:
-        def run() -> None:
-            watch(graph, [x], {node.outputs[0]: [MinMax()] for node in graph.nodes}, device=device)
-
-        return run
-
-    calls = {f"gpuq {device}": calibration(device) for device in devices}
+    calls = {f"gpuq {device}": partial(observe, graph, x, device) for device in devices}
     for name in RESOLVERS if "litert" in devices else ():
         for size in (1, batch):
             calls[f"LiteRT {name}, {size} an invoke"] = interpreter(path, name, x, size)
     seconds = {name: min(times) for name, times in timed(calls, repeats).items()}
     return {"model": path.stem, "images_per_second": {name: images / each for name, each in seconds.items()}}
+
+
+def observe(graph: Graph, x: Any, device: str) -> None:
+    """Calibrates on these images, the extremes of every activation."""
+    watch(graph, [x], {node.outputs[0]: [MinMax()] for node in graph.nodes}, device=device)
 
 
 def timed(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:

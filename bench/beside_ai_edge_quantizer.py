@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 
 import gpuq
+from bench.bench_calibrate import observe
 from bench.bench_models import REPOSITORY, machine, material, write_json
 from gpuq.model.graph import Graph, Signature
 from gpuq.model.tflite_reader import read
-from gpuq.ptq.calibration import watch
-from gpuq.ptq.observers import MinMax
 from gpuq.resources import resource
 
 DEVICES = ("litert", "cpu")
@@ -63,7 +62,7 @@ def row(path: Path, images: int) -> dict[str, Any]:
     found: dict[str, Any] = {"model": path.stem, "images_per_second": {"ai-edge-quantizer": images / seconds}}
     for device in DEVICES:
         ours = gpuq.quantize_model(path, [x[:1]], device=device)
-        speed = images / _seconds(lambda device=device: _observe(graph, x, device))
+        speed = images / _seconds(lambda device=device: observe(graph, x, device))
         found["images_per_second"][f"gpuq {device}"] = speed
         found[device] = distance(ours, theirs)
     return found
@@ -101,10 +100,6 @@ def _theirs(path: Path, signature: Signature, x: Any) -> tuple[bytes, float]:
 
     made, ranges = calibrated(x[:1])
     return bytes(made.quantize(ranges).quantized_model), _seconds(lambda: calibrated(x))
-
-
-def _observe(graph: Graph, x: Any, device: str) -> None:
-    watch(graph, [x], {node.outputs[0]: [MinMax()] for node in graph.nodes}, device=device)
 
 
 def _with_signature(graph: Graph) -> Graph:
